@@ -89,6 +89,9 @@ pub enum ErrorKind {
     /// The input is invalid, and a retry cannot succeed. Nothing was written.
     #[error("invalid input: {0}")]
     Invalid(String),
+    /// An operator's change would break a promise: the text says which part still needs what it would delete. Nothing was changed.
+    #[error("refused: {0}")]
+    Unsafe(String),
     /// An event or a snapshot exceeds the store's size limit. Nothing was written.
     #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {

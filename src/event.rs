@@ -774,10 +774,15 @@ impl<E> Envelope<E> {
     /// Returns an id that no other event has, even if a stored event is split into several: for the first of them its [`id`](Self::id), and
     /// for each other one an id that is derived from it, always the same. An effect outside takes it as its idempotency key.
     pub fn part_id(&self) -> EventId {
-        match self.part {
-            0 => self.id,
-            part => EventId::from(Uuid::new_v5(self.id.as_uuid(), format!("part {part}").as_bytes())),
-        }
+        part_id(self.id, self.part)
+    }
+}
+
+/// Returns the id of a part of a stored event, as [`Envelope::part_id`].
+pub(crate) fn part_id(id: EventId, part: u32) -> EventId {
+    match part {
+        0 => id,
+        part => EventId::from(Uuid::new_v5(id.as_uuid(), format!("part {part}").as_bytes())),
     }
 }
 

@@ -21,6 +21,7 @@
 //! | [`skip_parked`], [`withdraw_skip`] | whether a processor applies one event that it fails on |
 //! | [`retry_parked`] | when a parked aggregate is retried |
 //! | [`forget_processor`] | which releases of a processor are registered |
+//! | [`prune`](prune()) | deletes old rows of tables that only grow |
 //!
 //! Each change takes the operator and a reason, and writes its record in the same transaction.
 //!
@@ -41,6 +42,7 @@ mod change;
 mod doctor;
 pub(crate) mod observer;
 mod places;
+mod prune;
 mod report;
 mod rows;
 mod seal;
@@ -56,6 +58,7 @@ pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_park
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
+pub use prune::{Holder, MIN_KEY_AGE, PruneOptions, PruneTarget, Pruned, PrunedPart, prunable, prune};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
     MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report,

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::commands::prune::Prune;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use retell::operate::EventRef;
@@ -19,7 +20,7 @@ Exit codes:
   1   a finding: something is stuck, is parked, is missing or differs
   2   wrong usage, or no log at the URL
   3   partly done
-  4   refused: the command changes something, and was not confirmed (--yes)
+  4   refused: the command changes something, and was not confirmed (--yes) or is not safe
   69  the store is unavailable
   75  the store did not answer in time: try again
 
@@ -108,6 +109,8 @@ pub(crate) enum Command {
         #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
         lines: usize,
     },
+    /// Delete old rows that nothing needs any more
+    Prune(Prune),
     /// Look for settings, rights and transactions that would break a promise
     Doctor(Doctor),
     /// Read the whole log, and look for events that are missing, moved, damaged or changed
@@ -141,6 +144,7 @@ impl Command {
             Self::Resume { .. } => "resume",
             Self::Audit { .. } => "audit",
             Self::Doctor(_) => "doctor",
+            Self::Prune(_) => "prune",
             Self::Verify { .. } => "verify",
             Self::Schema(Schema::List) => "schema list",
             Self::Schema(Schema::Check { .. }) => "schema check",

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use retell::async_trait;
 use retell::error::Result;
-use retell::operate::{self, EventRef, Examine, Follower, List, Places, Report, Verified, VerifyOptions, Why};
+use retell::operate::{
+    self, EventRef, Examine, Follower, List, Places, PruneOptions, PruneTarget, Pruned, Report, Verified,
+    VerifyOptions, Why,
+};
 use retell::store::{AuditEntry, By, DeadlineStore, EventStore, Inspect, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
 
@@ -52,6 +55,15 @@ pub(crate) trait Models: Send + Sync {
     async fn after_restore(&self, log: &dyn Log) -> Result<Places>;
 
     async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position>;
+
+    /// Deletes old rows, or counts them if there is no operator.
+    async fn prune(
+        &self,
+        log: &dyn Log,
+        target: PruneTarget,
+        options: &PruneOptions,
+        by: Option<&By>,
+    ) -> Result<Pruned>;
 
     async fn close(&self) -> Result<()>;
 }
@@ -118,6 +130,19 @@ impl<M: ViewStore + DeadlineStore> Models for M {
 
     async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position> {
         operate::set_back(log, self, follower).await
+    }
+
+    async fn prune(
+        &self,
+        log: &dyn Log,
+        target: PruneTarget,
+        options: &PruneOptions,
+        by: Option<&By>,
+    ) -> Result<Pruned> {
+        match by {
+            Some(by) => operate::prune(log, self, target, options, by).await,
+            None => operate::prunable(log, self, target, options).await,
+        }
     }
 
     async fn close(&self) -> Result<()> {

@@ -13,8 +13,10 @@ use futures::future::try_join_all;
 
 use crate::error::{ErrorKind, Result};
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
-use crate::store::model::parking::Step;
+use crate::store::model::interventions::By;
+use crate::store::model::parking::{Parked, ParkingChange, Step};
 use crate::store::model::progress::Turn;
+use crate::store::model::pruning::InboxPruning;
 use crate::store::model::read_model::{ReadModel, Work};
 
 /// Expands to one test per case, named after the case.
@@ -40,6 +42,7 @@ macro_rules! inbox_conformance {
             one_of_concurrent_transactions_handles_an_event,
             start_is_stored_once,
             one_of_concurrent_starts_is_stored,
+            pruned_inbox_begins_later,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -170,4 +173,45 @@ pub async fn one_of_concurrent_starts_is_stored<M: ReadModel + Clone>(model: &M)
     let stored = try_join_all(starts).await.expect("each call succeeds");
     assert!(stored.windows(2).all(|pair| pair[0] == pair[1]), "{stored:?}");
     assert_eq!(model.start_after(&mails, Position::new(99).into()).await.expect("the read succeeds"), stored[0]);
+}
+
+/// Pruning deletes exactly the named rows of one inbox, and moves the start forward. It is refused before the checkpoint has reached the place,
+/// and while an aggregate is parked there. A read model that does not list its reactions refuses always.
+pub async fn pruned_inbox_begins_later<M: ReadModel + Clone>(model: &M) {
+    let (mails, events) = (reaction("mails"), [EventId::generate(), EventId::generate()]);
+    let prune = async |through: u64, events: &[EventId]| {
+        let through = Position::new(through).into();
+        let pruning = InboxPruning::new(mails.clone(), through, events.to_vec(), By::new("ada", "weekly"));
+        model.prune_inbox(&pruning).await
+    };
+    model.start_after(&mails, Position::ZERO.into()).await.expect("the start is stored");
+    mark(model, "other", 4, &events).await;
+    assert_eq!(mark(model, "mails", 4, &events).await, [true, true]);
+    let Some(starts) = model.reactions(10).await.expect("the reactions are listed") else {
+        prune(1, &events).await.expect_err("the read model cannot prune");
+        return;
+    };
+    assert_eq!(starts.len(), 1, "{starts:?}");
+    assert_eq!(model.count_handled(&mails, &events).await.expect("the rows are counted"), 2);
+    let refused = prune(5, &events).await.expect_err("the checkpoint is at 4");
+    assert!(matches!(refused.kind(), ErrorKind::Unsafe(_)), "{refused}");
+    assert_eq!(prune(3, &events[..1]).await.expect("the row is deleted"), 1);
+    assert_eq!(prune(3, &events[..1]).await.expect("nothing is left"), 0);
+    assert_eq!(prune(2, &[]).await.expect("nothing to delete"), 0);
+    let starts = model.reactions(10).await.expect("the reactions are listed").unwrap_or_default();
+    assert_eq!(starts[0].begins_after.position, Position::new(3), "the start never goes back");
+    assert_eq!(model.count_handled(&mails, &events).await.expect("the rows are counted"), 1);
+    assert_eq!(model.count_handled(&reaction("other"), &events).await.expect("the rows are counted"), 2);
+
+    let stream = StreamId::parse("order", "1").expect("a valid name");
+    let parked = Parked::new(stream, Version::new(1), Position::new(4), "no such order", 3, chrono::Utc::now());
+    let step = Step::new(&mails, Position::new(4), Position::new(5));
+    let changes = model.parking(&mails).await.expect("the count is read").changes;
+    let (work, _) = marking(model, "mails", &[], Ok(()));
+    let step = step.with_parking(changes, vec![ParkingChange::Park(parked)]);
+    model.commit(step, work).await.expect("the aggregate is parked");
+    let refused = prune(4, &events).await.expect_err("the aggregate is parked from 4");
+    assert!(matches!(refused.kind(), ErrorKind::Unsafe(_)), "{refused}");
+    let audit = model.audit(10, None).await.expect("the audit is read");
+    assert_eq!(audit.iter().map(|entry| entry.count).collect::<Vec<_>>(), [1], "{audit:?}");
 }

@@ -208,6 +208,10 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         let (models, name) = (&self.job.models, &self.name);
         let read = || async move { Ok((models.mark(name).await?, models.parking(name).await?)) };
         let (checkpoint, parking) = retry_transient(&self.stop, self.delays(), read).await?;
+        if self.known_changes != parking.changes {
+            // Pruning an inbox has moved the start, and a reset leads back to it.
+            self.begins_after = retry_transient(&self.stop, self.delays(), || self.job.begins_after()).await?;
+        }
         self.learn(parking.changes).await?;
         self.parked = ParkedAggregates::of(parking, self.job.options.due());
         Ok(checkpoint)

@@ -7,6 +7,7 @@ mod chain;
 mod databases;
 mod limits;
 mod planted;
+mod prune;
 mod stream;
 mod why;
 
@@ -74,6 +75,10 @@ on_each_store!(
     super::chain::request_is_a_tree_of_causes as request_is_a_tree_of_causes,
     super::chain::strange_causes_make_roots as strange_causes_make_roots,
     super::chain::long_request_ends_at_the_limit as long_request_ends_at_the_limit,
+    super::prune::pruned_reaction_handles_nothing_again as pruned_reaction_handles_nothing_again,
+    super::prune::running_worker_learns_the_new_start as running_worker_learns_the_new_start,
+    super::prune::rows_that_a_reaction_needs_stay as rows_that_a_reaction_needs_stay,
+    super::prune::keys_of_today_are_never_deleted as keys_of_today_are_never_deleted,
 );
 
 async fn sqlite_of(database: &Database) -> (retell::SqliteStore, retell::SqliteReadModel) {

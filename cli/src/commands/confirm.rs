@@ -7,11 +7,16 @@ use crate::text::escaped;
 
 /// Asks the operator, unless `--yes` answers already.
 pub(super) fn confirm(change: &str, is_confirmed: bool) -> Result<(), Failure> {
+    confirm_on("the read model", change, is_confirmed)
+}
+
+/// As [`confirm`], for a change of something else.
+pub(super) fn confirm_on(changed: &str, change: &str, is_confirmed: bool) -> Result<(), Failure> {
     if is_confirmed {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Refused(format!("{change}: this changes the read model, so confirm it with --yes")));
+        return Err(Failure::Refused(format!("{change}: this changes {changed}, so confirm it with --yes")));
     }
     let mut terminal = io::stderr();
     write!(terminal, "{}? [y/N] ", escaped(change))?;

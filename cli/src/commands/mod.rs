@@ -6,6 +6,7 @@ mod confirm;
 mod doctor;
 mod event;
 mod parked;
+pub(crate) mod prune;
 mod retry;
 mod schema;
 mod show;
@@ -70,6 +71,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Audit { lines } => change::audit(session, *lines).await?,
         Command::Doctor(doctor) if doctor.after_restore => doctor::after_restore(session, doctor).await?,
         Command::Doctor(doctor) => doctor::answer(session, doctor).await?,
+        Command::Prune(prune) => prune::answer(session, prune).await?,
         Command::Verify { after } => verify::answer(session, *after).await?,
         Command::Schema(schema) => schema::answer(session, schema).await?,
         Command::Completions { .. } => return Ok(Exit::Good),

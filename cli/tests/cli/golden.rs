@@ -142,35 +142,35 @@ pub(crate) async fn each_command_prints_its_golden_output(database: &Database) {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let tool = Tool::of(&database.place).in_folder(folder.path());
-    let different: Vec<_> =
-        CASES.iter().filter_map(|(name, commands)| difference(database, &tool, name, commands)).collect();
-    assert!(different.is_empty(), "{}", different.join("\n"));
+    assert_golden(&tool, &database.place, &CASES);
 }
 
-/// Runs the commands of a file, and returns the first difference between their output and the file.
-pub(crate) fn difference(database: &Database, tool: &Tool, name: &str, commands: &[&str]) -> Option<String> {
-    let mut text = String::new();
-    for command in commands {
-        for json in ["", " --json"] {
-            // A change is made once: the second run finds it done.
-            let ran = tool.run(command.split(' ').chain(json.split(' ')).filter(|word| !word.is_empty()));
-            write!(text, "$ retell {command}{json}\n{}", ran.stdout).unwrap();
-            if !ran.stderr.is_empty() {
-                write!(text, "-- stderr\n{}", ran.stderr).unwrap();
+/// Compares the output of commands with their files.
+pub(crate) fn assert_golden(tool: &Tool, place: &Place, cases: &[(&str, &[&str])]) {
+    let mut different = Vec::new();
+    for (name, commands) in cases {
+        let mut text = String::new();
+        for command in *commands {
+            for json in ["", " --json"] {
+                // A change is made once: the second run finds it done.
+                let ran = tool.run(command.split(' ').chain(json.split(' ')).filter(|word| !word.is_empty()));
+                write!(text, "$ retell {command}{json}\n{}", ran.stdout).unwrap();
+                if !ran.stderr.is_empty() {
+                    write!(text, "-- stderr\n{}", ran.stderr).unwrap();
+                }
+                write!(text, "-- exit {}\n\n", ran.exit).unwrap();
             }
-            write!(text, "-- exit {}\n\n", ran.exit).unwrap();
+        }
+        let (text, path) = (steady(&text), file(name));
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        if text != golden {
+            different.push(format!("{}:\n{}", path.display(), first_difference(&golden, &text)));
+            if std::env::var("GOLDEN").is_ok_and(|it| it == "write") && matches!(place, Place::Sqlite(_)) {
+                fs::write(path, text).unwrap();
+            }
         }
     }
-    let (text, path) = (steady(&text), file(name));
-    let golden = fs::read_to_string(&path).unwrap_or_default();
-    if text == golden {
-        return None;
-    }
-    let different = format!("{}:\n{}", path.display(), first_difference(&golden, &text));
-    if std::env::var("GOLDEN").is_ok_and(|it| it == "write") && matches!(database.place, Place::Sqlite(_)) {
-        fs::write(path, text).unwrap();
-    }
-    Some(different)
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 /// The findings depend on the server, so there is no golden output.

@@ -12,6 +12,7 @@ mod plant;
 mod planted;
 #[path = "../support/steady.rs"]
 mod steady;
+mod prune;
 mod streaming;
 #[path = "../support/tool.rs"]
 mod tool;
@@ -81,4 +82,6 @@ on_each_store!(
     super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
     super::trace::request_is_printed_as_a_tree as request_is_printed_as_a_tree,
+    super::prune::prune_prints_its_golden_output as prune_prints_its_golden_output,
+    super::prune::rows_of_commits_are_pruned as rows_of_commits_are_pruned,
 );

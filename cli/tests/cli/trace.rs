@@ -7,7 +7,7 @@ use retell::{
 };
 
 use crate::databases::{Database, Place};
-use crate::golden::difference;
+use crate::golden::assert_golden;
 use crate::planted::{id, stream};
 use crate::tool::Tool;
 
@@ -65,6 +65,5 @@ pub(crate) async fn request_is_printed_as_a_tree(database: &Database) {
         Place::Postgres(url) => plant(&PostgresStore::connect(url).await.unwrap()).await,
         Place::MySql(url) => plant(&MySqlStore::connect(url).await.unwrap()).await,
     }
-    let different = difference(database, &Tool::of(&database.place), "trace", &COMMANDS);
-    assert_eq!(different.unwrap_or_default(), "");
+    assert_golden(&Tool::of(&database.place), &database.place, &[("trace", &COMMANDS)]);
 }

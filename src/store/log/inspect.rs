@@ -1,15 +1,17 @@
 //! The port for verification: the rows of a log as they are stored, damaged ones included.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::error::{ErrorKind, Result};
 use crate::id::Position;
 use crate::store::log::fault::Fault;
+use crate::store::log::keys::KeyRow;
 use crate::store::log::reader::EventReader;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
 
-/// Gives the stored rows of a log to a verification, and keeps seals.
+/// Gives the stored rows of a log to a verification, keeps seals, and deletes rows that nothing needs any more.
 ///
 /// Every method has a default, so a store of your own needs only `impl Inspect for MyStore {}`. A verification then reads its events through
 /// [`EventReader`] and names the checks that it could not do.
@@ -62,6 +64,50 @@ pub trait Inspect: EventReader {
     async fn add_seal(&self, seal: &Seal) -> Result<()> {
         let _ = seal;
         Err(ErrorKind::Invalid("this store keeps no seals".into()).into())
+    }
+
+    /// Returns the first `limit` idempotency keys after `after`, in the order of their bytes. Returns `None` if the store does not list its keys.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
+        let _ = (after, limit);
+        Ok(None)
+    }
+
+    /// Deletes the idempotency keys that are greater than `after` and not greater than `last`, if their events are at `through` or before. Keeps
+    /// those [of processes](KeyRow::is_of_process). Returns the number of deleted keys.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the store does not list its keys, otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still delete them.
+    async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
+        let _ = (after, last, through);
+        Err(ErrorKind::Invalid("this store does not list its idempotency keys".into()).into())
+    }
+
+    /// Returns the number of rows, up to `limit`, of commits that have got positions and were recorded before `before`. Only the sequencer read
+    /// them. Returns `None` if the store keeps no such rows.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<Option<u64>> {
+        let _ = (before, limit);
+        Ok(None)
+    }
+
+    /// Deletes the rows of [`old_commits`](Self::old_commits), at most `limit` of them, and returns their number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the store keeps no such rows, otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still delete them.
+    async fn delete_old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        let _ = (before, limit);
+        Err(ErrorKind::Invalid("this store keeps no rows of commits that have positions".into()).into())
     }
 }
 

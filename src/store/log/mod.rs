@@ -14,6 +14,7 @@ pub(crate) mod history;
 pub(crate) mod inline;
 pub(crate) mod inspect;
 pub(crate) mod judge;
+pub(crate) mod keys;
 pub(crate) mod kinds;
 pub(crate) mod lease;
 pub(crate) mod mark;

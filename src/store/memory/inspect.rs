@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
 use crate::id::Position;
+use crate::store::log::append::KeyedOutcome;
 use crate::store::log::inspect::Inspect;
+use crate::store::log::keys::KeyRow;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
 
@@ -26,6 +28,31 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
         self.log.write().seals.entry(seal.first).or_insert_with(|| seal.clone());
         Ok(())
     }
+
+    async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
+        let state = self.log.read();
+        let listed = state.keys.iter().filter(|(key, _)| key.as_str() > after);
+        let mut rows: Vec<_> = listed.map(|(key, kept)| key_row(key.as_str(), kept)).collect();
+        rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        rows.truncate(limit);
+        Ok(Some(rows))
+    }
+
+    async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
+        let mut state = self.log.write();
+        let before = state.keys.len();
+        state.keys.retain(|key, kept| {
+            let row = key_row(key.as_str(), kept);
+            let is_old = row.position.is_some_and(|position| position <= through);
+            key.as_str() <= after || key.as_str() > last || !is_old || row.is_of_process()
+        });
+        Ok((before - state.keys.len()) as u64)
+    }
+}
+
+/// The commit of an append is the position of its last event.
+fn key_row(key: &str, kept: &KeyedOutcome) -> KeyRow {
+    KeyRow::new(key, Some(Position::new(kept.appended.commit.get())), true)
 }
 
 /// Nothing outside of the process can break a promise of a log in memory.

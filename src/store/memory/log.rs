@@ -126,7 +126,7 @@ pub(crate) struct State {
     /// The indexes of each stream's events in `events`: the event with version `v` has index `v - 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashSet<EventId>,
-    keys: HashMap<IdempotencyKey, KeyedOutcome>,
+    pub(crate) keys: HashMap<IdempotencyKey, KeyedOutcome>,
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     /// The snapshots of each stream, in any order.
     snapshots: HashMap<StreamId, Vec<Snapshot>>,

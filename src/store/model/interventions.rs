@@ -136,11 +136,26 @@ pub enum Action {
     WithdrawSkip,
     /// The registration of a release was removed.
     ForgetProcessor,
+    /// Old idempotency keys were deleted.
+    PruneKeys,
+    /// Rows of an inbox were deleted.
+    PruneInbox,
+    /// Rows of commits that have positions were deleted.
+    PruneCommits,
 }
 
 impl Action {
-    const ALL: [Self; 6] =
-        [Self::Pause, Self::Resume, Self::RetryParked, Self::SkipParked, Self::WithdrawSkip, Self::ForgetProcessor];
+    const ALL: [Self; 9] = [
+        Self::Pause,
+        Self::Resume,
+        Self::RetryParked,
+        Self::SkipParked,
+        Self::WithdrawSkip,
+        Self::ForgetProcessor,
+        Self::PruneKeys,
+        Self::PruneInbox,
+        Self::PruneCommits,
+    ];
 
     /// Returns the stored form of the action.
     pub fn as_str(self) -> &'static str {
@@ -151,6 +166,9 @@ impl Action {
             Self::SkipParked => "skip_parked",
             Self::WithdrawSkip => "withdraw_skip",
             Self::ForgetProcessor => "forget_processor",
+            Self::PruneKeys => "prune_keys",
+            Self::PruneInbox => "prune_inbox",
+            Self::PruneCommits => "prune_commits",
         }
     }
 
@@ -194,6 +212,12 @@ impl AuditEntry {
     pub fn new(action: Action, target: impl Into<String>, by: &By) -> Self {
         let at = Utc::now().trunc_subsecs(6);
         Self { id: 0, at, by: by.clone(), action, target: target.into(), count: 1 }
+    }
+
+    /// Sets the number of changed rows.
+    pub fn with_count(mut self, rows: u64) -> Self {
+        self.count = rows;
+        self
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod names;
 pub(crate) mod parking;
 pub(crate) mod processors;
 pub(crate) mod progress;
+pub(crate) mod pruning;
 pub(crate) mod read_model;
 pub(crate) mod skipped;
 pub(crate) mod views;

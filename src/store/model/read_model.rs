@@ -16,6 +16,7 @@ use crate::store::model::processors::RegisteredProcessor;
 #[cfg(doc)]
 use crate::store::model::progress::Progress;
 use crate::store::model::progress::{Seen, Turn};
+use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::skipped::Skipped;
 
 /// The work of a projection inside its transaction.
@@ -338,11 +339,23 @@ pub trait ReadModel: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Writes the record of a change that was made outside of this read model. The default refuses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the read model keeps no interventions, otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still write.
+    async fn record(&self, entry: &AuditEntry) -> Result<()> {
+        let problem = format!("this read model keeps no interventions: {} of {}", entry.action, entry.target);
+        Err(ErrorKind::Invalid(problem).into())
+    }
+
     /// Moves `projection` to `to`, forward or backward, forgets its parked aggregates and its progress with each aggregate, and runs `work`, all in
     /// one transaction. `work` makes the read model match `to`: for the beginning of the log, it deletes all rows.
     ///
     /// For an operator, after a worker has stopped with [`ErrorKind::HistoryChanged`]. A reaction keeps its inbox, so it handles no event again;
-    /// if `to` is not the beginning of the log, the reaction begins after it. Workers in log order may run and continue from `to`. Stop the workers
+    /// if `to` is not the beginning of the log, the reaction begins after it, and handles again what was [pruned](Self::prune_inbox) after it. Workers in log order may run and continue from `to`. Stop the workers
     /// of a projection with per-aggregate order first.
     ///
     /// # Errors
@@ -367,6 +380,36 @@ pub trait ReadModel: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may still store the position.
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;
+
+    /// Returns the first `limit` reactions by name that have a [start](Self::start_after); `None` if the read model does not list them, as in the
+    /// default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn reactions(&self, _limit: usize) -> Result<Option<Vec<ReactionStart>>> {
+        Ok(None)
+    }
+
+    /// Returns how many of `events` are in the inbox of `reaction`. The default returns 0.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn count_handled(&self, _reaction: &ProjectionName, _events: &[EventId]) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// Deletes rows of an inbox, lets the reaction start after them, and writes the record if there were any, in one transaction. Returns the
+    /// number of deleted rows. The start moves only forward, so the reaction handles none of these events again. The default refuses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsafe`] as [`InboxPruning::check`], [`ErrorKind::Invalid`] if the read model cannot prune inboxes or if a text of
+    /// [`InboxPruning::by`] [does not fit](By::check), otherwise a [write error](crate::Error#write-errors).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still delete the rows, but never without moving the start.
+    async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64> {
+        Err(ErrorKind::Invalid(format!("this read model cannot prune the inbox of {}", pruning.reaction)).into())
+    }
 
     /// Waits for the calls in flight, then closes the database for every handle of this read model. Later calls fail.
     ///

@@ -10,12 +10,14 @@ use crate::id::Position;
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
+use crate::store::log::keys::KeyRow;
 use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
 use crate::store::mysql::connection::Connections;
 use crate::store::mysql::convert::time_to_sql;
 use crate::store::mysql::error::classify;
+use crate::store::mysql::log::keys;
 use crate::store::mysql::store::MySqlStore;
 use crate::store::server::convert::{limit_to_sql, to_sql};
 use crate::store::server::stray::{StrayRow, faults, seal_from_sql};
@@ -62,6 +64,14 @@ impl Inspect for MySqlStore {
         };
         let write = || async { connections.execute(add()).await.map_err(|error| classify(error, "store a seal")) };
         connections.repeat("store a seal", write).await
+    }
+
+    async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
+        keys::keys(&self.reader.connections, after, limit).await.map(Some)
+    }
+
+    async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
+        keys::delete(&self.reader.connections, after, last, through).await
     }
 }
 

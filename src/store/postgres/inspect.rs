@@ -11,6 +11,7 @@ use crate::id::Position;
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
+use crate::store::log::keys::KeyRow;
 use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
@@ -57,6 +58,22 @@ impl Inspect for PostgresStore {
         };
         let write = || async { connections.execute(add()).await.map_err(|error| classify(error, "store a seal")) };
         connections.repeat("store a seal", write).await
+    }
+
+    async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
+        self.reader.keys_after(after, limit).await.map(Some)
+    }
+
+    async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
+        self.reader.delete_keys_in(after, last, through).await
+    }
+
+    async fn old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<Option<u64>> {
+        self.reader.count_old_commits(before, limit).await.map(Some)
+    }
+
+    async fn delete_old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        self.reader.delete_commits(before, limit).await
     }
 }
 

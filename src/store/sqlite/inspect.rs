@@ -10,6 +10,7 @@ use crate::id::Position;
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
+use crate::store::log::keys::KeyRow;
 use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::{Seal, SealDigest};
 use crate::store::log::stored_row::StoredRow;
@@ -64,6 +65,14 @@ impl Inspect for SqliteStore {
             Ok(())
         };
         self.writer.pool.run("store a seal", add).await
+    }
+
+    async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
+        self.keys_after(after, limit).await.map(Some)
+    }
+
+    async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
+        self.delete_keys_in(after, last, through).await
     }
 }
 

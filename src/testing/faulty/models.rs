@@ -19,6 +19,7 @@ use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
+use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
@@ -282,6 +283,22 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         self.change(self.inner.start_after(reaction, mark)).await
+    }
+
+    async fn record(&self, entry: &AuditEntry) -> Result<()> {
+        self.change(self.inner.record(entry)).await
+    }
+
+    async fn reactions(&self, limit: usize) -> Result<Option<Vec<ReactionStart>>> {
+        self.inner.reactions(limit).await
+    }
+
+    async fn count_handled(&self, reaction: &ProjectionName, events: &[EventId]) -> Result<u64> {
+        self.inner.count_handled(reaction, events).await
+    }
+
+    async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64> {
+        self.change(self.inner.prune_inbox(pruning)).await
     }
 
     async fn close(&self) -> Result<()> {

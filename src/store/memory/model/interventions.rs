@@ -21,10 +21,15 @@ impl Tables {
                 self.count_change(projection);
             }
             let entry = AuditEntry::new(intervention.action(), intervention.target(projection), by);
-            let id = self.audit.last().map_or(1, |last| last.id + 1);
-            self.audit.push(AuditEntry { id, ..entry });
+            self.add_entry(entry);
         }
         Ok(is_changed)
+    }
+
+    /// Adds a record, with the next number.
+    pub(crate) fn add_entry(&mut self, entry: AuditEntry) {
+        let id = self.audit.last().map_or(1, |last| last.id + 1);
+        self.audit.push(AuditEntry { id, ..entry });
     }
 
     fn change(&mut self, projection: &ProjectionName, intervention: &Intervention, by: &By) -> Result<bool> {

@@ -14,6 +14,7 @@ use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{RegisteredProcessor, check_changes};
 use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
+use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
 
@@ -212,5 +213,27 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         Ok(self.record_start(reaction, mark))
+    }
+
+    async fn record(&self, entry: &AuditEntry) -> Result<()> {
+        entry.by.check()?;
+        self.write().tables.add_entry(entry.clone());
+        Ok(())
+    }
+
+    async fn reactions(&self, limit: usize) -> Result<Option<Vec<ReactionStart>>> {
+        Ok(Some(self.read().tables.reactions(limit)))
+    }
+
+    async fn count_handled(&self, reaction: &ProjectionName, events: &[EventId]) -> Result<u64> {
+        let committed = self.read();
+        let is_handled = |event: &&EventId| committed.tables.handled.contains(&(reaction.clone(), **event));
+        Ok(events.iter().filter(is_handled).count() as u64)
+    }
+
+    async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64> {
+        pruning.by.check()?;
+        let _transaction = self.transactions.begin("prune an inbox").await?;
+        self.write().tables.prune_inbox(pruning)
     }
 }

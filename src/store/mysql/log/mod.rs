@@ -4,6 +4,7 @@ pub(crate) mod append;
 pub(crate) mod claims;
 pub(crate) mod inline;
 pub(crate) mod insert;
+pub(crate) mod keys;
 pub(crate) mod plan;
 pub(crate) mod read;
 pub(crate) mod relay;

@@ -134,7 +134,7 @@ impl MySqlReadModel {
         query.execute(tx).await.map(drop).map_err(failed)
     }
 
-    async fn insert_audit(&self, tx: &mut MySqlConnection, entry: &AuditEntry) -> Result<()> {
+    pub(crate) async fn insert_audit(&self, tx: &mut MySqlConnection, entry: &AuditEntry) -> Result<()> {
         let query = sqlx::query(AUDIT)
             .bind(time_to_sql(entry.at))
             .bind(entry.by.who.as_bytes())

@@ -7,5 +7,6 @@ pub(crate) mod interventions;
 pub(crate) mod parking;
 pub(crate) mod processors;
 pub(crate) mod progress;
+mod pruning;
 pub(crate) mod read_model;
 pub(crate) mod views;

@@ -15,6 +15,7 @@ use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
+use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
 use crate::store::mysql::check::{self, Part};
@@ -305,6 +306,22 @@ impl ReadModel for MySqlReadModel {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         self.record_start(reaction, mark).await
+    }
+
+    async fn record(&self, entry: &AuditEntry) -> Result<()> {
+        self.record_change(entry).await
+    }
+
+    async fn reactions(&self, limit: usize) -> Result<Option<Vec<ReactionStart>>> {
+        self.reaction_starts(limit).await.map(Some)
+    }
+
+    async fn count_handled(&self, reaction: &ProjectionName, events: &[EventId]) -> Result<u64> {
+        self.handled_of(reaction, events).await
+    }
+
+    async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64> {
+        self.prune_inbox_of(pruning).await
     }
 
     async fn close(&self) -> Result<()> {

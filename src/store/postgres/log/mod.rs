@@ -4,6 +4,7 @@ pub(crate) mod append;
 pub(crate) mod binds;
 pub(crate) mod claims;
 pub(crate) mod inline;
+pub(crate) mod keys;
 pub(crate) mod read;
 pub(crate) mod relay;
 mod shapes;

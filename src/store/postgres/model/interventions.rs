@@ -135,7 +135,7 @@ impl PostgresReadModel {
         query.execute(tx).await.map(drop).map_err(failed)
     }
 
-    async fn insert_audit(&self, tx: &mut PgConnection, entry: &AuditEntry) -> Result<()> {
+    pub(crate) async fn insert_audit(&self, tx: &mut PgConnection, entry: &AuditEntry) -> Result<()> {
         let query = sqlx::query(self.schema.sql(AUDIT))
             .bind(entry.at)
             .bind(&entry.by.who)

@@ -1,6 +1,6 @@
 //! Inboxes in a SQLite file.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::error::Result;
 use crate::id::mark::Mark;
@@ -22,13 +22,19 @@ impl SqliteReadModel {
                 let open = OpenTransaction::begin(db)?;
                 let binds = (reaction.as_str(), to_sql(mark.position.get()), event_id_to_sql(mark.event_id));
                 open.db.prepare_cached(INSERT_START)?.execute(binds)?;
-                let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-                let start = open.db.prepare_cached(START)?.query_row([reaction.as_str()], columns)?;
+                let start = start_of(open.db, &reaction)?;
                 open.commit()?;
-                mark_from_sql(start)
+                Ok(start.unwrap_or(mark))
             })
             .await
     }
+}
+
+/// Returns the place after which a reaction starts; `None` if none is stored.
+pub(crate) fn start_of(db: &Connection, reaction: &ProjectionName) -> Result<Option<Mark>, Failure> {
+    let columns = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let start = db.prepare_cached(START)?.query_row([reaction.as_str()], columns).optional()?;
+    start.map(mark_from_sql).transpose()
 }
 
 fn insert_handled(db: &Connection, reaction: &ProjectionName, event: EventId) -> Result<bool, Failure> {

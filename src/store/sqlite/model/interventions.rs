@@ -190,7 +190,7 @@ fn insert_skipped(db: &Connection, row: &Skipped) -> Result<(), Failure> {
     Ok(())
 }
 
-fn insert_audit(db: &Connection, entry: &AuditEntry) -> Result<(), Failure> {
+pub(crate) fn insert_audit(db: &Connection, entry: &AuditEntry) -> Result<(), Failure> {
     let AuditEntry { at, by, action, target, count, .. } = entry;
     let binds = (at.timestamp_micros(), &by.who, action.as_str(), target, &by.reason, to_sql(*count));
     db.prepare_cached(AUDIT)?.execute(binds)?;
