@@ -40,6 +40,7 @@ pub mod operate;
 mod panics;
 pub mod process;
 pub mod projection;
+mod pulse;
 pub mod reaction;
 pub mod rebuild;
 pub mod registry;
@@ -136,6 +137,7 @@ pub mod docs {
         page!(d0034_command_line, "docs/decisions/0034-command-line.md");
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
+        page!(d0040_health_and_audit, "docs/decisions/0040-health-and-audit.md");
     }
 }
 
