@@ -47,10 +47,12 @@
 //! }
 //! ```
 
+mod answer;
 mod carrier;
 mod check;
 mod health;
 mod part;
+mod probe;
 mod running;
 mod tasks;
 mod waiting;
@@ -87,7 +89,9 @@ use crate::view::View;
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
 
+pub use answer::{Answer, Cause, Problem};
 pub use health::{Health, HealthOptions, State};
+pub use probe::Probe;
 pub use running::Running;
 
 /// Selects the tasks of an app that this process runs. Other processes with the same store and broker run the rest.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, reason};
+use crate::pulse::Pulse;
 use crate::status::{Reporter, Wait};
 
 /// A loop that fails for this long, or twice, is reported as a wait. A single short failure, such as a deadlock, is not.
@@ -21,6 +22,7 @@ pub(crate) struct Delays {
     limit: Option<Duration>,
     began: Instant,
     report: Option<Report>,
+    pulse: Option<Pulse>,
 }
 
 /// The report of a loop that fails. It ends with the loop.
@@ -49,13 +51,19 @@ pub(crate) fn delays(first: Duration, longest: Duration) -> Delays {
         .without_max_times()
         .with_jitter()
         .build();
-    Delays { waits, longest, limit: None, began: Instant::now(), report: None }
+    Delays { waits, longest, limit: None, began: Instant::now(), report: None, pulse: None }
 }
 
 impl Delays {
     /// Reports the errors of the loop to `reporter`, as a wait `on` the other side. The report ends when this value is dropped.
     pub(crate) fn reporting(mut self, reporter: &Reporter, on: Wait) -> Self {
         self.report = Some(Report { reporter: reporter.clone(), on, failures: 0, is_reported: false });
+        self
+    }
+
+    /// Takes each wait for a rest of the loop with `pulse`.
+    pub(crate) fn resting(mut self, pulse: &Pulse) -> Self {
+        self.pulse = Some(pulse.clone());
         self
     }
 
@@ -84,6 +92,7 @@ impl Delays {
 
     /// Sleeps for the next wait, or until `stop` is canceled. Returns `false` if `stop` is canceled.
     pub(crate) async fn pause(&mut self, stop: &CancellationToken) -> bool {
+        let _rest = self.pulse.as_ref().map(Pulse::rest);
         stop.run_until_cancelled(tokio::time::sleep(self.next_delay())).await;
         !stop.is_cancelled()
     }

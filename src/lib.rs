@@ -40,6 +40,7 @@ pub mod operate;
 mod panics;
 pub mod process;
 pub mod projection;
+mod pulse;
 pub mod reaction;
 pub mod rebuild;
 pub mod registry;
@@ -137,6 +138,7 @@ pub mod docs {
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
         page!(d0039_prune, "docs/decisions/0039-prune.md");
+        page!(d0040_health_and_audit, "docs/decisions/0040-health-and-audit.md");
     }
 }
 

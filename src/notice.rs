@@ -1,4 +1,4 @@
-//! Notices for operators: tasks that fail, outages, parked aggregates, leases.
+//! Notices for operators: tasks that fail or freeze, outages, pauses, parked aggregates and skipped events, leases.
 //!
 //! Each notice is built once. [`tracing`] gets it as an event of the target `retell::notice`, and [`App::on_notice`](crate::App::on_notice)
 //! passes the same ones to the program. A state that lasts is told when it begins and when it ends, however often its cause is seen.
@@ -36,7 +36,7 @@ pub struct Notice {
     pub part: String,
     /// The kind of notice.
     pub kind: NoticeKind,
-    /// The error that led to it, with its causes, if it is one of the library or of a database or broker.
+    /// The error that led to it, with its causes, if it is one of the library or of a database or broker. For a pause, the operator and the reason.
     pub error: Option<String>,
 }
 
@@ -73,7 +73,24 @@ pub enum NoticeKind {
         position: u64,
     },
     /// Info: a parked aggregate is applied as far as the others.
+    Unparked,
+    /// Info: an operator has paused the part. The error is the operator and the reason.
+    Paused,
+    /// Info: the pause is over.
     Resumed,
+    /// Info: the part has passed over the event at `position`, because an operator has skipped it.
+    Skipped {
+        /// The position of the event.
+        position: u64,
+    },
+    /// Error: the loop of a task has not turned for too long, although it waits for nothing.
+    TaskFrozen,
+    /// Info: the loop of the task turns again.
+    TaskUnfrozen,
+    /// Warning: the program is not [ready](crate::app::Health::ready). The error is the first cause.
+    NotReady,
+    /// Info: the program is ready again.
+    Ready,
     /// Error: a parked aggregate has failed too often, and is not retried any more.
     Dead,
     /// Warning: snapshots cannot be saved. It costs time, never data.
@@ -91,16 +108,22 @@ impl Notice {
     /// Returns the level of the event in [`tracing`].
     pub fn level(&self) -> Level {
         match self.kind {
-            NoticeKind::TaskFailed | NoticeKind::Dead => Level::ERROR,
+            NoticeKind::TaskFailed | NoticeKind::TaskFrozen | NoticeKind::Dead => Level::ERROR,
             NoticeKind::OutageBegan { .. }
             | NoticeKind::Retrying
             | NoticeKind::Parked { .. }
+            | NoticeKind::NotReady
             | NoticeKind::SnapshotsFail => Level::WARN,
             NoticeKind::TaskRestarted
             | NoticeKind::OutageEnded { .. }
             | NoticeKind::LeaseWon
             | NoticeKind::LeaseLost
+            | NoticeKind::TaskUnfrozen
+            | NoticeKind::Ready
+            | NoticeKind::Unparked
+            | NoticeKind::Paused
             | NoticeKind::Resumed
+            | NoticeKind::Skipped { .. }
             | NoticeKind::SnapshotsSaved
             | NoticeKind::GenerationSwitched { .. } => Level::INFO,
         }
@@ -121,7 +144,16 @@ impl fmt::Display for Notice {
             NoticeKind::Parked { aggregates, position } => {
                 write!(f, "{aggregates} aggregates are parked, the first at position {position}")?;
             }
-            NoticeKind::Resumed => f.write_str("a parked aggregate is applied again")?,
+            NoticeKind::Unparked => f.write_str("a parked aggregate is applied again")?,
+            NoticeKind::Paused => f.write_str("paused")?,
+            NoticeKind::Resumed => f.write_str("resumed")?,
+            NoticeKind::Skipped { position } => {
+                write!(f, "the event at position {position} is passed over, because an operator has skipped it")?;
+            }
+            NoticeKind::TaskFrozen => f.write_str("the task is frozen: its loop does not turn")?,
+            NoticeKind::TaskUnfrozen => f.write_str("the task's loop turns again")?,
+            NoticeKind::NotReady => f.write_str("the program is not ready")?,
+            NoticeKind::Ready => f.write_str("the program is ready again")?,
             NoticeKind::Dead => f.write_str("a parked aggregate is dead")?,
             NoticeKind::SnapshotsFail => f.write_str("snapshots cannot be saved")?,
             NoticeKind::SnapshotsSaved => f.write_str("snapshots are saved again")?,

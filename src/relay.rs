@@ -22,6 +22,7 @@ use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
 use crate::metrics::relay::RelayMeter;
 use crate::notice::NoticeKind;
+use crate::pulse::Pulses;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::outlet::Outlet;
@@ -116,6 +117,10 @@ impl Relay {
         self.route.reporter.status()
     }
 
+    pub(crate) fn pulses(&self) -> Pulses {
+        self.route.reporter.pulses()
+    }
+
     /// Publishes until `stop` is canceled, or is on standby while another relay of the same name publishes. It retries transient errors of the
     /// store and the broker without limit, and waits for a store that is full or read-only. When stopped, it waits for the outstanding confirms,
     /// stores its position and releases its lease, within the [grace period](RelayOptions::with_grace).
@@ -149,9 +154,13 @@ impl Relay {
         };
         let reporter = &self.route.reporter;
         let lease = Lease::new(store.clone(), name.clone(), self.route.options.lease, reporter.clone());
+        let pulse = reporter.pulse();
         while !stop.is_cancelled() {
-            let halt = match retry(&stop, self.route.delays(), None, || lease.acquire()).await {
+            pulse.turn();
+            let halt = match retry(&stop, self.route.delays().resting(&pulse), None, || lease.acquire()).await {
                 Ok(Some(fence)) => {
+                    // The loops that publish have pulses of their own.
+                    let _rest = pulse.rest();
                     reporter.done(Wait::Lease);
                     reporter.notice(NoticeKind::LeaseWon);
                     let leadership = Leadership { lease: &lease, store: &**store, name, fence };
@@ -170,6 +179,7 @@ impl Relay {
                     // From here on, the broker is the concern of another relay.
                     reporter.done(Wait::Broker);
                     reporter.waits(Wait::Lease);
+                    let _rest = pulse.rest();
                     lease.wait_on_standby(&stop).await;
                 }
                 Halt::Stopped => return lease.release().await,

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result, reason};
 use crate::notice::{self, NoticeKind};
+use crate::pulse::{Pulse, Pulses};
 
 /// The status of a worker, a relay or a process manager.
 ///
@@ -39,6 +40,8 @@ pub struct Status {
     pub waits: Vec<Waiting>,
     /// The last error that it saw in this run, even if a retry has succeeded since.
     pub last_error: Option<Seen>,
+    /// The parked aggregates that it knows of; `None` if there are none.
+    pub parked: Option<ParkedCount>,
     /// Facts that are no reason to wait: a newer release writes other versions of its events.
     pub notes: Vec<String>,
 }
@@ -98,6 +101,16 @@ pub struct Waiting {
     pub error: Option<String>,
     /// The operator and the reason of a pause; `None` for every other wait.
     pub note: Option<String>,
+}
+
+/// The number of parked aggregates of a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedCount {
+    /// The number of aggregates, dead ones included.
+    pub aggregates: usize,
+    /// When this run first knew of one.
+    pub since: DateTime<Utc>,
 }
 
 /// An error, and when it occurred.
@@ -172,13 +185,14 @@ pub(crate) fn time(time: DateTime<Utc>) -> impl fmt::Display {
 #[derive(Debug, Clone)]
 pub(crate) struct Reporter {
     status: Arc<watch::Sender<Status>>,
+    pulses: Pulses,
     part: Arc<str>,
 }
 
 impl Reporter {
     /// Creates the place of `part`.
     pub(crate) fn of(part: &str) -> Self {
-        Self { status: Arc::default(), part: part.into() }
+        Self { status: Arc::default(), pulses: Pulses::default(), part: part.into() }
     }
 
     /// Changes the name under which this reports notices.
@@ -189,6 +203,15 @@ impl Reporter {
     /// Sends a notice about this part.
     pub(crate) fn notice(&self, kind: NoticeKind) {
         notice::send(&self.part, kind, None);
+    }
+
+    /// Adds the pulse of a loop of this part.
+    pub(crate) fn pulse(&self) -> Pulse {
+        self.pulses.add()
+    }
+
+    pub(crate) fn pulses(&self) -> Pulses {
+        self.pulses.clone()
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
@@ -209,6 +232,7 @@ impl Reporter {
         self.status.send_modify(|status| {
             status.activity = activity;
             status.waits.clear();
+            status.parked = None;
         });
     }
 
@@ -234,6 +258,16 @@ impl Reporter {
     pub(crate) fn saw(&self, error: &Error) {
         let seen = Seen { error: reason(error), at: Utc::now() };
         self.status.send_modify(|status| status.last_error = Some(seen));
+    }
+
+    /// Reports the number of parked aggregates.
+    pub(crate) fn parks(&self, aggregates: usize) {
+        self.status.send_if_modified(|status| {
+            let before = status.parked.map_or(0, |parked| parked.aggregates);
+            let since = status.parked.map_or_else(Utc::now, |parked| parked.since);
+            status.parked = (aggregates > 0).then_some(ParkedCount { aggregates, since });
+            before != aggregates
+        });
     }
 
     /// Reports a wait without an error.
@@ -272,16 +306,22 @@ impl Reporter {
 
     /// Reports that an operator has paused the run at the time `since`.
     pub(crate) fn is_paused(&self, since: DateTime<Utc>, note: String) {
+        let text = note.clone();
+        let mut begins = false;
         self.status.send_if_modified(|status| {
             let pause = Waiting { on: Wait::Paused, since, error: None, note: Some(note) };
             if status.waits.contains(&pause) {
                 return false;
             }
+            begins = status.waits.iter().all(|waiting| waiting.on != Wait::Paused);
             status.waits.retain(|waiting| waiting.on != Wait::Paused);
             let place = status.waits.partition_point(|waiting| waiting.on < Wait::Paused);
             status.waits.insert(place, pause);
             true
         });
+        if begins {
+            notice::send(&self.part, NoticeKind::Paused, Some(text));
+        }
     }
 
     /// Reports that a wait is over.
@@ -292,8 +332,10 @@ impl Reporter {
             ended = place.ok().map(|place| status.waits.remove(place));
             ended.is_some()
         });
-        if ended.is_some_and(|waiting| waiting.error.is_some()) {
-            self.notice(NoticeKind::OutageEnded { on: on.text() });
+        match ended {
+            Some(Waiting { on: Wait::Paused, .. }) => self.notice(NoticeKind::Resumed),
+            Some(Waiting { error: Some(_), .. }) => self.notice(NoticeKind::OutageEnded { on: on.text() }),
+            _ => {}
         }
     }
 }

@@ -5,11 +5,15 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
+use crate::app::answer::{Answer, Cause, Problem};
 use crate::id::Position;
-use crate::status::{Wait, Waiting, time};
+use crate::status::{Waiting, time};
 
-/// The state of each task, by the task's name, and the state of the log. `{}` displays it with one line for each task.
+/// The state of each task, by the task's name, and the state of the log. `{}` displays it with one line for each task. As JSON, it is the three
+/// answers `live`, `ready` and `degraded`.
 ///
 /// # Examples
 /// ```
@@ -30,19 +34,48 @@ pub struct Health {
     log: State,
     sequencer: State,
     future_event: Option<DateTime<Utc>>,
+    problems: Vec<Problem>,
 }
 
 impl Health {
-    /// Returns whether every task makes progress, the log can be read, and each of its commits gets a position.
+    /// Returns whether every task makes progress or waits without an error, the log can be read, and each of its commits gets a position.
     pub fn is_good(&self) -> bool {
         let own = [&self.log, &self.sequencer];
         // A stopped task is good to have, but a program without it is not ready.
         own.into_iter().chain(self.tasks.values()).all(|state| state.is_good() && *state != State::Stopped)
+            && self.live().yes
     }
 
-    /// Returns whether an operator has paused a task. The program is ready: [`is_good`](Self::is_good) does not count a pause.
-    pub fn is_degraded(&self) -> bool {
-        self.tasks.values().any(|state| matches!(state, State::Waiting(waiting) if waiting.on == Wait::Paused))
+    /// Answers whether the program is alive: the loop of each task turns, or waits for something. A task is frozen if its loop has not turned
+    /// for longer than the [limit](HealthOptions::with_frozen_after). Only a restart helps.
+    ///
+    /// A database or a broker that does not answer never makes it false. Answer a liveness probe with [`Probe::look`](crate::app::Probe::look): it notices blocked threads
+    /// that also keep the watch of the app from looking.
+    pub fn live(&self) -> Answer {
+        let problems = self.problems(Cause::is_dead);
+        Answer { yes: problems.is_empty(), problems }
+    }
+
+    /// Answers whether the program can serve: the log and the read models answer, no task waits for processes of a newer release, and none was
+    /// stopped. Lag and parked aggregates never make it false: a fleet that lags would take itself out of service.
+    ///
+    /// A schema that is not that of this release keeps a store from opening. If it changes later so that the store cannot read it, the store does
+    /// not answer.
+    pub fn ready(&self) -> Answer {
+        let problems = self.problems(Cause::is_unready);
+        Answer { yes: problems.is_empty(), problems }
+    }
+
+    /// Answers whether an operator should look: a task is behind, stuck, paused or fails, aggregates are parked, the broker is down, or anything
+    /// else is wrong.
+    pub fn degraded(&self) -> Answer {
+        let problems = self.problems(Cause::is_degraded);
+        Answer { yes: !problems.is_empty(), problems }
+    }
+
+    /// Returns the problems whose cause is one that `counts`.
+    fn problems(&self, counts: fn(Cause) -> bool) -> Vec<Problem> {
+        self.problems.iter().filter(|problem| counts(problem.cause)).cloned().collect()
     }
 
     /// Returns the name and state of each task: relays, projections, views, reactions and processes.
@@ -78,12 +111,27 @@ impl Health {
     }
 
     pub(super) fn new(tasks: BTreeMap<String, State>, log: State, sequencer: State) -> Self {
-        Self { tasks, log, sequencer, future_event: None }
+        Self { tasks, log, sequencer, ..Self::default() }
+    }
+
+    pub(super) fn with_problems(mut self, problems: Vec<Problem>) -> Self {
+        self.problems = problems;
+        self
     }
 
     pub(super) fn with_future_event(mut self, time: Option<DateTime<Utc>>) -> Self {
         self.future_event = time;
         self
+    }
+}
+
+impl Serialize for Health {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut answers = serializer.serialize_struct("Health", 3)?;
+        answers.serialize_field("live", &self.live())?;
+        answers.serialize_field("ready", &self.ready())?;
+        answers.serialize_field("degraded", &self.degraded())?;
+        answers.end()
     }
 }
 
@@ -127,10 +175,18 @@ pub enum State {
         /// The last cause that was seen, if there was one.
         cause: Option<String>,
     },
+    /// The loop of the task has not turned for longer than the [limit](HealthOptions::with_frozen_after), although it waits for nothing: a handler
+    /// does not return, or a thread is blocked.
+    Frozen {
+        /// When the loop last turned.
+        since: DateTime<Utc>,
+    },
     /// The task has failed and restarts after a delay. The state changes back when the task has made progress or has run for a moment.
     Failed {
         /// The number of consecutive failures.
         times: u32,
+        /// When it failed first.
+        since: DateTime<Utc>,
         /// The error of the last failure, with its causes.
         error: String,
     },
@@ -144,8 +200,30 @@ impl State {
         match self {
             Self::Running | Self::Stopped => true,
             Self::Waiting(waiting) => waiting.error.is_none(),
-            Self::Behind { .. } | Self::Stuck { .. } | Self::Failed { .. } => false,
+            Self::Behind { .. } | Self::Stuck { .. } | Self::Frozen { .. } | Self::Failed { .. } => false,
         }
+    }
+}
+
+impl State {
+    /// Returns the problem of the log or the read models, if they do not answer.
+    pub(super) fn unanswered(&self, part: &str) -> Option<Problem> {
+        let Self::Waiting(waiting) = self else { return None };
+        Some(Problem::new(part, Cause::Unanswered, waiting.since, waiting.error.clone()))
+    }
+
+    /// Returns the problem of a task, or of a live generation, in this state.
+    pub(super) fn problem(&self, part: &str) -> Option<Problem> {
+        let (cause, since, detail) = match self {
+            Self::Frozen { since } => (Cause::Frozen, since, None),
+            Self::Failed { since, error, .. } => (Cause::Failed, since, Some(error.clone())),
+            Self::Behind { events, since } => (Cause::Behind, since, Some(format!("{events} events"))),
+            Self::Stuck { position, head, since, .. } => {
+                (Cause::Stuck, since, Some(format!("at position {position}, the log is at {head}")))
+            }
+            Self::Running | Self::Waiting(_) | Self::Stopped => return None,
+        };
+        Some(Problem::new(part, cause, *since, detail))
     }
 }
 
@@ -159,7 +237,8 @@ impl fmt::Display for State {
                 write!(f, "stuck at position {position} since {}, the log is at {head}", time(*since))?;
                 cause.as_ref().map_or(Ok(()), |cause| write!(f, ": {cause}"))
             }
-            Self::Failed { times, error } => write!(f, "failed {times} times: {error}"),
+            Self::Frozen { since } => write!(f, "frozen: its loop has not turned since {}", time(*since)),
+            Self::Failed { times, error, .. } => write!(f, "failed {times} times: {error}"),
             Self::Stopped => f.write_str("stopped"),
         }
     }
@@ -183,12 +262,36 @@ impl fmt::Display for State {
 pub struct HealthOptions {
     pub(super) limit: Duration,
     pub(super) beat: Duration,
+    pub(super) frozen_after: Duration,
+    answer_limit: Duration,
 }
 
 impl HealthOptions {
-    /// Returns the defaults: a limit of 60 seconds, and a beat of 5 seconds.
+    /// Returns the defaults: a limit of 60 seconds, a beat of 5 seconds, frozen after 2 minutes, and 5 seconds for an answer of the store.
     pub fn new() -> Self {
-        Self { limit: Duration::from_mins(1), beat: Duration::from_secs(5) }
+        let (limit, frozen_after, answer_limit) =
+            (Duration::from_mins(1), Duration::from_mins(2), Duration::from_secs(5));
+        Self { limit, beat: Duration::from_secs(5), frozen_after, answer_limit }
+    }
+
+    /// Reports a task as [`Frozen`](State::Frozen) if its loop has not turned for `limit`. The default is 2 minutes. Set it longer than a [call of
+    /// the handler](crate::WorkerOptions::with_longest_call) may take: a worker drops a handler that awaits for longer than that, and its loop
+    /// turns.
+    pub fn with_frozen_after(mut self, limit: Duration) -> Self {
+        self.frozen_after = limit;
+        self
+    }
+
+    /// Takes a log or read models that do not answer within `limit` for unavailable. The default is 5 seconds, and no limit is longer than
+    /// [`with_limit`](Self::with_limit).
+    pub fn with_answer_limit(mut self, limit: Duration) -> Self {
+        self.answer_limit = limit;
+        self
+    }
+
+    /// Returns the longest wait for an answer of the store.
+    pub(super) fn answer_limit(&self) -> Duration {
+        self.answer_limit.min(self.limit.max(self.beat))
     }
 
     /// Reports a task as [`Stuck`](State::Stuck) or [`Behind`](State::Behind) after `limit`. The default is 60 seconds: longer than a

@@ -63,7 +63,7 @@ macro_rules! part {
             }
 
             fn reports(&self) -> Reports {
-                Reports { status: self.status(), position: self.applied() }
+                Reports { status: self.status(), position: self.applied(), pulses: self.reporter().pulses() }
             }
 
             fn live(&self) -> Option<ReadLive> {

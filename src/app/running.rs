@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::app::health::{Health, HealthOptions};
 use crate::app::part::Part;
+use crate::app::probe::Probe;
 use crate::app::tasks::{Group, Task};
 use crate::app::waiting::{Goal, ReadCheckpoint, Waiting};
 use crate::app::watch::{OnFailure, Reports, Watcher};
@@ -42,6 +43,7 @@ use crate::worker::job::ReadLive;
 /// ```
 pub struct Running {
     store: Arc<dyn EventStore>,
+    checkpoint: ReadCheckpoint,
     watcher: Watcher,
     workers: Group,
     relays: Group,
@@ -67,10 +69,10 @@ impl Running {
         on_failure: OnFailure,
         grace: Duration,
     ) -> Self {
-        let waiting = Waiting::new(store.clone(), checkpoint);
+        let waiting = Waiting::new(store.clone(), checkpoint.clone());
         let watcher = Watcher::new(options, on_failure);
         let [workers, relays, watch] = [Group::new(grace), Group::new(grace), Group::new(grace)];
-        Self { store, watcher, workers, relays, watch, waiting, grace, listeners: Vec::new() }
+        Self { store, checkpoint, watcher, workers, relays, watch, waiting, grace, listeners: Vec::new() }
     }
 
     /// Passes notices to `listeners` from now on.
@@ -108,7 +110,7 @@ impl Running {
 
     pub(super) fn relay(&mut self, name: &str, relay: Relay) {
         let relay = Arc::new(relay);
-        let reports = Reports { status: relay.status(), position: relay.published() };
+        let reports = Reports { status: relay.status(), position: relay.published(), pulses: relay.pulses() };
         let task = Task::new(name, reports, move |stop| {
             let relay = relay.clone();
             async move { relay.run(stop).await }.boxed()
@@ -118,8 +120,8 @@ impl Running {
 
     /// Compares the progress of all tasks with the head of the log from now on.
     pub(super) fn watch(&mut self, views: Vec<(String, ReadLive)>) {
-        let (watcher, log) = (self.watcher.clone(), self.store.clone());
-        self.watch.spawn_watch(|stop| async move { watcher.watch(log, views, stop).await }.boxed());
+        let (watcher, log, models) = (self.watcher.clone(), self.store.clone(), self.checkpoint.clone());
+        self.watch.spawn_watch(|stop| async move { watcher.watch(log, models, views, stop).await }.boxed());
     }
 
     /// Keeps the gauges about the log up to date from now on.
@@ -133,6 +135,11 @@ impl Running {
     /// as [`HealthOptions`] say, so a task that makes no progress is noticed even without an error.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.watcher.health()
+    }
+
+    /// Returns a handle that looks at the state of the app at any time, for the probes of a supervisor.
+    pub fn probe(&self) -> Probe {
+        Probe::new(self.watcher.clone())
     }
 
     /// Waits until every part of the app has applied a command's events (read your own writes). It reads the checkpoint of a part that

@@ -73,7 +73,7 @@ impl Task {
 
     /// Runs the task until it ends, and passes its reports on. A task that `has_failed` before counts as failed until it makes progress.
     async fn run_watched(&self, stop: CancellationToken, watcher: &Watcher, mut has_failed: bool) -> Result<()> {
-        let Reports { mut status, mut position } = self.reports.clone();
+        let Reports { mut status, mut position, .. } = self.reports.clone();
         position.mark_unchanged();
         let mut run = std::pin::pin!(self.run_once(stop));
         let mut next_look = Instant::now() + RECOVERED_AFTER;

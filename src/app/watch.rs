@@ -1,21 +1,25 @@
 //! Watches the tasks of an app: combines what they report with their positions and the head of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ::metrics::Counter;
 use chrono::{DateTime, Utc};
 use futures::future::{join, join_all};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::answer::{Cause, Problem};
 use crate::app::health::{Health, HealthOptions, State};
+use crate::app::waiting::ReadCheckpoint;
 use crate::error::{Error, ErrorKind, Result, reason};
 use crate::id::Position;
 use crate::metrics::names::TASK_FAILURES;
 use crate::notice::{self, NoticeKind};
 use crate::panics::catch;
+use crate::pulse::{Pulses, Since};
 use crate::status::{Activity, Status, Wait, Waiting};
 use crate::store::log::clock::far_ahead;
 use crate::store::log::query::{Filter, Query};
@@ -25,11 +29,12 @@ use crate::worker::job::ReadLive;
 /// Receives the name and the error of each task that fails.
 pub(super) type OnFailure = Arc<dyn Fn(&str, &Error) + Send + Sync>;
 
-/// The report of a task: its status, and the position that it has reached.
+/// The report of a task: its status, the position that it has reached, and the pulses of its loops.
 #[derive(Clone)]
 pub(super) struct Reports {
     pub(super) status: watch::Receiver<Status>,
     pub(super) position: watch::Receiver<Position>,
+    pub(super) pulses: Pulses,
 }
 
 /// Records the state of each task. Clones share it.
@@ -44,7 +49,6 @@ struct Inner {
 }
 
 /// Everything that the states are derived from.
-#[derive(Default)]
 struct Seen {
     tasks: BTreeMap<String, Entry>,
     /// Generations of views that readers see and that no task here writes.
@@ -53,6 +57,15 @@ struct Seen {
     /// The head one beat before. An event that is younger is not late yet.
     head_before: Position,
     log: State,
+    models: State,
+    /// When the app has started, and whether the stores have answered since.
+    started: Since,
+    has_looked: bool,
+    /// The last turn of the watch.
+    turned: Since,
+    /// The tasks whose freeze was told, and whether it was told that the program is not ready.
+    told_frozen: BTreeSet<String>,
+    told_unready: bool,
     /// The time of the newest event.
     newest: Option<DateTime<Utc>>,
     /// Since when commits have had no position, although none got one.
@@ -64,6 +77,8 @@ struct Seen {
 struct Entry {
     reports: Reports,
     outcome: Outcome,
+    /// Since when it has this outcome.
+    since: Since,
     lag: Lag,
     failures: Counter,
 }
@@ -72,16 +87,6 @@ enum Outcome {
     Runs,
     Failed { times: u32, error: String },
     Stopped,
-}
-
-/// A point in time, for comparisons by the monotonic clock and for display.
-#[derive(Clone, Copy)]
-struct Since(Instant, DateTime<Utc>);
-
-impl Since {
-    fn now() -> Self {
-        Self(Instant::now(), Utc::now())
-    }
 }
 
 /// How long something has not moved, and how long it has been behind.
@@ -107,6 +112,26 @@ impl Lag {
 }
 
 impl Seen {
+    fn new() -> Self {
+        let now = Since::now();
+        Self {
+            tasks: BTreeMap::new(),
+            live: BTreeMap::new(),
+            head: Position::ZERO,
+            head_before: Position::ZERO,
+            log: State::Running,
+            models: State::Running,
+            started: now,
+            has_looked: false,
+            turned: now,
+            told_frozen: BTreeSet::new(),
+            told_unready: false,
+            newest: None,
+            unsequenced: None,
+            unsequenced_commits: 0,
+        }
+    }
+
     fn health(&self, options: &HealthOptions) -> Health {
         let is_over = |since: &Option<Since>| since.filter(|since| since.0.elapsed() >= options.limit);
         let stuck = |lag: &Lag, cause: Option<String>| {
@@ -121,9 +146,16 @@ impl Seen {
             let waits = |wait: Option<Waiting>| wait.map_or(State::Running, State::Waiting);
             match &entry.outcome {
                 Outcome::Stopped => return State::Stopped,
-                Outcome::Failed { times, error } => return State::Failed { times: *times, error: error.clone() },
-                Outcome::Runs if is_standby => return waits(wait),
+                Outcome::Failed { times, error } => {
+                    return State::Failed { times: *times, since: entry.since.1, error: error.clone() };
+                }
                 Outcome::Runs => {}
+            }
+            if let Some(since) = self.frozen(entry, options) {
+                return State::Frozen { since };
+            }
+            if is_standby {
+                return waits(wait);
             }
             let cause = wait.as_ref().filter(|_| is_bad).map(ToString::to_string);
             let last =
@@ -152,14 +184,67 @@ impl Seen {
                 self.unsequenced_commits
             )),
         });
-        Health::new(tasks, self.log.clone(), sequencer).with_future_event(self.newest.and_then(far_ahead))
+        let problems = self.problems(&tasks, &sequencer, options);
+        let health = Health::new(tasks, self.log.clone(), sequencer).with_problems(problems);
+        health.with_future_event(self.newest.and_then(far_ahead))
+    }
+
+    /// Returns the last turn of a task's loop if it is too long ago. Nothing is frozen while the log does not answer: its tasks wait for the
+    /// database, and a restart would not help.
+    fn frozen(&self, entry: &Entry, options: &HealthOptions) -> Option<DateTime<Utc>> {
+        let turned = entry.reports.pulses.last_turn().filter(|_| self.log == State::Running)?;
+        (turned.0.elapsed() >= options.frozen_after).then_some(turned.1)
+    }
+
+    fn problems(&self, tasks: &BTreeMap<String, State>, sequencer: &State, options: &HealthOptions) -> Vec<Problem> {
+        let is_unwatched = self.turned.0.elapsed() >= options.frozen_after.saturating_add(options.beat);
+        let unwatched = is_unwatched.then(|| Problem::new("watch", Cause::Unwatched, self.turned.1, None));
+        let is_starting = !self.has_looked && self.log == State::Running;
+        let starting = is_starting.then(|| Problem::new("log", Cause::Starting, self.started.1, None));
+        let stores = [self.log.unanswered("log"), self.models.unanswered("read models")];
+        let unsequenced = match sequencer {
+            State::Stuck { since, cause, .. } => {
+                Some(Problem::new("sequencer", Cause::Unsequenced, *since, cause.clone()))
+            }
+            _ => None,
+        };
+        let of_tasks = tasks.iter().flat_map(|(name, state)| {
+            let entry = self.tasks.get(name);
+            let stopped = entry.filter(|entry| matches!(entry.outcome, Outcome::Stopped));
+            let stopped = stopped.map(|entry| Problem::new(name, Cause::Stopped, entry.since.1, None));
+            let reported = entry.map(|entry| Problem::of_status(name, &entry.reports.status.borrow()));
+            stopped.into_iter().chain(state.problem(name)).chain(reported.unwrap_or_default())
+        });
+        let own = unwatched.into_iter().chain(starting).chain(stores.into_iter().flatten()).chain(unsequenced);
+        own.chain(of_tasks).collect()
+    }
+
+    /// Returns the notices about what has changed since the last call.
+    fn changes(&mut self, health: &Health) -> Vec<(String, NoticeKind, Option<String>)> {
+        let is_frozen = |(task, state): (&str, &State)| matches!(state, State::Frozen { .. }).then(|| task.to_owned());
+        let frozen: BTreeSet<_> = health.tasks().filter_map(is_frozen).collect();
+        let froze = frozen.difference(&self.told_frozen).map(|task| (task.clone(), NoticeKind::TaskFrozen, None));
+        let turns = self.told_frozen.difference(&frozen).map(|task| (task.clone(), NoticeKind::TaskUnfrozen, None));
+        let mut changes: Vec<_> = froze.chain(turns).collect();
+        self.told_frozen = frozen;
+        let ready = health.ready();
+        // A start and a stop are no news.
+        let told = |problem: &&Problem| !matches!(problem.cause, Cause::Starting | Cause::Stopped);
+        let problem = ready.problems.iter().find(told).map(ToString::to_string);
+        let is_new = if self.told_unready { ready.yes } else { problem.is_some() };
+        if is_new {
+            let kind = if ready.yes { NoticeKind::Ready } else { NoticeKind::NotReady };
+            self.told_unready = !ready.yes;
+            changes.push(("app".to_owned(), kind, problem));
+        }
+        changes
     }
 }
 
 impl Watcher {
     pub(super) fn new(options: HealthOptions, on_failure: OnFailure) -> Self {
         let health = watch::Sender::new(Health::default());
-        Self(Arc::new(Inner { seen: Mutex::default(), health, options, on_failure }))
+        Self(Arc::new(Inner { seen: Mutex::new(Seen::new()), health, options, on_failure }))
     }
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
@@ -169,7 +254,8 @@ impl Watcher {
     pub(super) fn add(&self, task: &str, reports: Reports) {
         let lag = Lag { position: *reports.position.borrow(), ..Lag::default() };
         let failures = TASK_FAILURES.counter(&[task]);
-        self.seen().tasks.insert(task.to_owned(), Entry { reports, outcome: Outcome::Runs, lag, failures });
+        let entry = Entry { reports, outcome: Outcome::Runs, since: Since::now(), lag, failures };
+        self.seen().tasks.insert(task.to_owned(), entry);
         self.refresh();
     }
 
@@ -193,7 +279,13 @@ impl Watcher {
     fn set(&self, task: &str, outcome: Outcome) {
         let error = if let Outcome::Failed { error, .. } = &outcome { Some(error.clone()) } else { None };
         let is_running = matches!(outcome, Outcome::Runs);
-        let before = self.seen().tasks.get_mut(task).map(|entry| std::mem::replace(&mut entry.outcome, outcome));
+        let before = self.seen().tasks.get_mut(task).map(|entry| {
+            // A task that fails again and again has failed since its first failure.
+            if std::mem::discriminant(&entry.outcome) != std::mem::discriminant(&outcome) {
+                entry.since = Since::now();
+            }
+            std::mem::replace(&mut entry.outcome, outcome)
+        });
         self.refresh();
         match (before, error) {
             // A task that fails again and again gives one notice.
@@ -217,33 +309,38 @@ impl Watcher {
             entry.lag.observe(position, head_before);
         }
         let health = seen.health(&self.0.options);
+        let changes = seen.changes(&health);
         // Still under the lock, so that an older state never replaces a newer one.
         self.0.health.send_if_modified(|known| {
             let is_new = *known != health;
             *known = health;
             is_new
         });
+        drop(seen);
+        for (part, kind, error) in changes {
+            notice::send(&part, kind, error);
+        }
     }
 
     /// Compares the tasks with the head of the log at every beat, until stopped.
     pub(super) async fn watch(
         &self,
         log: Arc<dyn EventReader>,
+        models: ReadCheckpoint,
         views: Vec<(String, ReadLive)>,
         stop: CancellationToken,
     ) {
-        let HealthOptions { limit, beat } = self.0.options;
+        let limit = self.0.options.answer_limit();
         loop {
-            let looked = async {
-                let looked = timeout(limit.max(beat), self.look(&*log, &views)).await;
-                looked.unwrap_or_else(|elapsed| {
-                    Err(Error::with_source(ErrorKind::Transient("read the head of the log".into()), elapsed))
-                })
-            };
-            let Some(looked) = stop.run_until_cancelled(looked).await else { return };
+            self.seen().turned = Since::now();
+            let (looked, answered) = (self.look(&*log, &views), async { models("health".to_owned()).await.map(drop) });
+            let looked =
+                join(within(limit, "read the head of the log", looked), within(limit, "read a checkpoint", answered));
+            let Some((looked, answered)) = stop.run_until_cancelled(looked).await else { return };
             self.found(looked.err().as_ref());
+            self.found_models(answered.err().as_ref());
             self.refresh();
-            if stop.run_until_cancelled(tokio::time::sleep(beat)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(self.0.options.beat)).await.is_none() {
                 return;
             }
         }
@@ -253,17 +350,22 @@ impl Watcher {
     fn found(&self, failed: Option<&Error>) {
         let (on, error) = (Wait::Database, failed.map(reason));
         let mut seen = self.seen();
+        seen.has_looked |= failed.is_none();
         let before = if let State::Waiting(before) = &seen.log { Some(before.since) } else { None };
-        seen.log = match error.clone() {
-            None => State::Running,
-            error => State::Waiting(Waiting { on, since: before.unwrap_or_else(Utc::now), error, note: None }),
-        };
+        seen.log = waiting_after(error.clone(), before);
         drop(seen);
         match (before, error) {
             (None, Some(error)) => notice::send("log", NoticeKind::OutageBegan { on: on.text() }, Some(error)),
             (Some(_), None) => notice::send("log", NoticeKind::OutageEnded { on: on.text() }, None),
             _ => {}
         }
+    }
+
+    /// Takes over whether the read models answer. Their tasks tell about it.
+    fn found_models(&self, failed: Option<&Error>) {
+        let mut seen = self.seen();
+        let before = if let State::Waiting(before) = &seen.models { Some(before.since) } else { None };
+        seen.models = waiting_after(failed.map(reason), before);
     }
 
     async fn look(&self, log: &dyn EventReader, views: &[(String, ReadLive)]) -> Result<()> {
@@ -310,6 +412,20 @@ impl Watcher {
         }
         Ok(())
     }
+}
+
+/// Returns the state of a store that answers, or does not after `error`, perhaps since an earlier time.
+fn waiting_after(error: Option<String>, before: Option<DateTime<Utc>>) -> State {
+    let on = Wait::Database;
+    error.map_or(State::Running, |error| {
+        let since = before.unwrap_or_else(|| Since::now().1);
+        State::Waiting(Waiting { on, since, error: Some(error), note: None })
+    })
+}
+
+async fn within(limit: Duration, what: &str, call: impl Future<Output = Result<()>>) -> Result<()> {
+    let answer = timeout(limit, call).await;
+    answer.unwrap_or_else(|elapsed| Err(Error::with_source(ErrorKind::Transient(what.into()), elapsed)))
 }
 
 /// Returns the time of the event at `head`.

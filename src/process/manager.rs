@@ -27,7 +27,7 @@ use crate::projection::Projection;
 use crate::repository::Repository;
 use crate::repository::options::RepositoryOptions;
 use crate::shape::types::Type;
-use crate::status::{Status, Wait};
+use crate::status::{Reporter, Status, Wait};
 use crate::store::log::append::Outcome;
 use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
@@ -141,6 +141,10 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
         self.worker.status()
     }
 
+    pub(crate) fn reporter(&self) -> &Reporter {
+        self.worker.reporter()
+    }
+
     /// Returns the number of snapshots of processes that could not be written or read so far. Such a failure costs time, never data.
     pub fn snapshot_failures(&self) -> u64 {
         self.steps.instances.snapshot_failures()
@@ -217,7 +221,9 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
     }
 
     async fn watch(&self, name: &ProjectionName, stop: &CancellationToken) -> Result<()> {
+        let pulse = self.worker.reporter().pulse();
         while !stop.is_cancelled() {
+            pulse.turn();
             let look = async {
                 // Deadlines pass when the process is resumed.
                 let is_paused = self.models.paused(name).await?.is_some();
@@ -228,7 +234,11 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
                 Ok(due) => {
                     self.worker.reporter().done(Wait::Deadlines);
                     let full = due.len() == DUE_PER_QUERY;
-                    stream::iter(due).for_each_concurrent(MAX_CONCURRENT, |deadline| self.pass(name, deadline)).await;
+                    let passed = stream::iter(due).for_each_concurrent(MAX_CONCURRENT, async |deadline| {
+                        self.pass(name, deadline).await;
+                        pulse.turn();
+                    });
+                    passed.await;
                     full
                 }
                 Err(error) if error.is_outage() => {
@@ -238,6 +248,7 @@ impl<P: Process, M: DeadlineStore + Clone> ProcessManager<P, M> {
                 Err(error) => return Err(error),
             };
             if !full {
+                let _rest = pulse.rest();
                 stop.run_until_cancelled(tokio::time::sleep(self.look)).await;
             }
         }

@@ -93,7 +93,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         }
         let mut build = Self {
             cache: Cache::new(job.view.clone(), Position::ZERO),
-            wanted: Wanted::by(job.view.filter()?, Some(&Type::of::<V::State>())),
+            wanted: Wanted::by(id.projection().as_str(), job.view.filter()?, Some(&Type::of::<V::State>())),
             job,
             id,
             kept: Mark::START,

@@ -13,6 +13,7 @@ use crate::broker::{Announcer, Confirm, Publisher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::panics::catch_in;
+use crate::pulse::Pulse;
 use crate::status::{Reporter, Wait};
 
 /// The relay asks this often why an answer is late.
@@ -41,9 +42,16 @@ impl Outlet {
 
     /// Awaits an answer of the broker, however long it takes, and reports a late one as a wait for the broker. The caller reports the end of the
     /// wait when events are confirmed. A panic of a publisher is retried as its failure: it must not end the relay.
-    pub(super) async fn answer<T>(&self, reporter: &Reporter, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn answer<T>(
+        &self,
+        reporter: &Reporter,
+        pulse: &Pulse,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let (mut call, began) = (pin!(catch_in(call)), Instant::now());
         loop {
+            // A call that waits is no frozen loop. One that blocks its thread is.
+            pulse.turn();
             let late = pin!(self.late(began));
             match future::select(&mut call, late).await {
                 Either::Left((answer, _)) => {

@@ -15,6 +15,7 @@ use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Fence, Position};
 use crate::metrics::relay::RelayMeter;
+use crate::pulse::Pulse;
 use crate::relay::halt::{Halt, retry};
 use crate::relay::lease::Lease;
 use crate::relay::options::RelayOptions;
@@ -172,13 +173,16 @@ impl Sender<'_> {
         let options = &self.route.options;
         let (mut after, mut limit, mut ahead) = (start, options.page_events, None);
         let (mut head, mut published) = (self.route.reader.watch_head(), self.route.published.subscribe());
+        let pulse = &self.route.reporter.pulse();
         while !self.stop.is_cancelled() {
+            pulse.turn();
             let batch = match (ahead.take(), pace) {
                 (Some(batch), _) => batch,
-                (None, Pace::Pages) => self.read(after, limit).await?,
-                (None, Pace::Steps { events, .. }) => self.read(after, events.min(limit)).await?,
+                (None, Pace::Pages) => self.read(pulse, after, limit).await?,
+                (None, Pace::Steps { events, .. }) => self.read(pulse, after, events.min(limit)).await?,
             };
             let Some(average) = batch.bytes.checked_div(batch.events.len()) else {
+                let _rest = pulse.rest();
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     () = sleep(options.poll) => {}
@@ -189,17 +193,21 @@ impl Sender<'_> {
             // A page ends at `PAGE_BYTES`. A larger limit would make a database server send rows that the page does not use.
             limit = (2 * PAGE_BYTES / average.max(1)).clamp(1, options.page_events);
             // Backpressure: wait for a free slot. If the channel is closed, the confirming side has failed and reports why.
+            let rest = pulse.rest();
             let Ok(slot) = sent.reserve().await else { break };
+            drop(rest);
             let confirm = if batch.full && matches!(pace, Pace::Pages) {
-                let (confirm, next) = futures::join!(self.publish(&batch), self.read(batch.through, limit));
+                let (confirm, next) =
+                    futures::join!(self.publish(pulse, &batch), self.read(pulse, batch.through, limit));
                 ahead = Some(next?);
                 confirm?
             } else {
-                self.publish(&batch).await?
+                self.publish(pulse, &batch).await?
             };
             slot.send(Unconfirmed { through: batch.through, confirm });
             after = batch.through;
             if matches!(pace, Pace::Steps { .. }) {
+                let _rest = pulse.rest();
                 // The confirming side ends this wait if the confirm fails.
                 drop(published.wait_for(|published| *published >= after.position).await);
                 pace = pace.faster(batch.events.len(), options.page_events);
@@ -208,14 +216,14 @@ impl Sender<'_> {
         Ok(())
     }
 
-    async fn retry<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T, Halt> {
+    async fn retry<T, F: Future<Output = Result<T>>>(&self, pulse: &Pulse, attempt: impl Fn() -> F) -> Result<T, Halt> {
         let lease = self.leadership.map(|leadership| leadership.lease);
-        retry(self.stop, self.route.delays(), lease, attempt).await
+        retry(self.stop, self.route.delays().resting(pulse), lease, attempt).await
     }
 
-    async fn read(&self, after: Mark, limit: usize) -> Result<Batch, Halt> {
+    async fn read(&self, pulse: &Pulse, after: Mark, limit: usize) -> Result<Batch, Halt> {
         let all = Filter::all();
-        let page = self.retry(|| self.route.reader.read_all(after, limit, &all)).await;
+        let page = self.retry(pulse, || self.route.reader.read_all(after, limit, &all)).await;
         let page = page.map_err(|halt| self.of_this_relay(halt))?;
         let through = page.mark();
         let bytes = page.events.iter().map(RecordedEvent::payload_bytes).sum();
@@ -232,7 +240,7 @@ impl Sender<'_> {
     }
 
     /// Passes the events of `batch` to the broker, and returns their confirm.
-    async fn publish(&self, batch: &Batch) -> Result<Confirm<u64>, Halt> {
+    async fn publish(&self, pulse: &Pulse, batch: &Batch) -> Result<Confirm<u64>, Halt> {
         if self.leadership.is_some_and(|leadership| !leadership.lease.is_certain()) {
             return Err(Halt::LeaseLost);
         }
@@ -246,7 +254,7 @@ impl Sender<'_> {
         }
         span::sent(&span, frames.len());
         let sent = self.route.outlet.send(&frames, &batch.events);
-        let sent = within!(span, self.route.outlet.answer(&self.route.reporter, sent));
+        let sent = within!(span, self.route.outlet.answer(&self.route.reporter, pulse, sent));
         if let Err(error) = &sent {
             span::failed(&span, error);
         }
@@ -282,12 +290,15 @@ impl Progress<'_> {
     /// Invariant: `confirmed` moves past a page only once the whole page, and every page before it, is confirmed.
     async fn confirm(&mut self, mut unconfirmed: mpsc::Receiver<Unconfirmed>) -> Result<(), Halt> {
         let route = self.sender.route;
+        let pulse = &route.reporter.pulse();
         loop {
             let due = self.stored_at + route.options.checkpoint_every;
+            let rest = pulse.rest();
             tokio::select! {
                 page = unconfirmed.recv() => {
+                    drop(rest);
                     let Some(Unconfirmed { through, confirm }) = page else { return Ok(()) };
-                    let unroutable = route.outlet.answer(&route.reporter, confirm).await.map_err(Halt::Failed)?;
+                    let unroutable = route.outlet.answer(&route.reporter, pulse, confirm).await.map_err(Halt::Failed)?;
                     self.sender.meter.confirmed();
                     if unroutable > 0 {
                         self.sender.meter.unroutable.increment(unroutable);
@@ -297,19 +308,22 @@ impl Progress<'_> {
                     route.published.send_replace(through.position);
                     route.reporter.done(Wait::Broker);
                     if Instant::now() >= due {
-                        self.store().await?;
+                        self.store(pulse).await?;
                     }
                 }
-                () = sleep_until(due), if self.stored.position < self.confirmed.position => self.store().await?,
+                () = sleep_until(due), if self.stored.position < self.confirmed.position => {
+                    drop(rest);
+                    self.store(pulse).await?;
+                }
             }
         }
     }
 
-    async fn store(&mut self) -> Result<(), Halt> {
+    async fn store(&mut self, pulse: &Pulse) -> Result<(), Halt> {
         if let Some(Leadership { store, name, fence, .. }) = self.sender.leadership
             && self.stored.position < self.confirmed.position
         {
-            let stored = self.sender.retry(|| store.advance(name, self.confirmed, *fence)).await;
+            let stored = self.sender.retry(pulse, || store.advance(name, self.confirmed, *fence)).await;
             stored.map_err(|halt| self.sender.of_this_relay(fenced_is_lost(halt)))?;
         }
         (self.stored, self.stored_at) = (self.confirmed, Instant::now());

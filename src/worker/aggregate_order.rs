@@ -217,7 +217,6 @@ impl<M: ReadModel> Order for Runner<'_, M, AggregateOrder> {
         if is_parked {
             self.report_parked(&failed);
         }
-        self.meter.parked();
         Ok(is_parked)
     }
 
@@ -327,7 +326,7 @@ impl<'w, M: ReadModel> Runner<'w, M, AggregateOrder> {
         streams: Vec<StreamId>,
         turn: impl Fn(Arc<Attempt<M::Tx>>) -> Turn<M::Tx>,
     ) -> Attempted {
-        if !self.job.may_go_on(&self.stop).await {
+        if !self.may_go_on().await {
             return Ok((Outcome::Interrupted, Report::default()));
         }
         self.transact(streams, turn).await

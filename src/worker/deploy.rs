@@ -39,8 +39,8 @@ where
         self.job.reporter.waits_after(Wait::Deploy, reason(&error));
         self.meter.waits_for_deploy();
         self.feed.go_away();
-        let options = &self.job.options;
-        self.behind_deploy.get_or_insert_with(|| options.delays()).pause(&self.stop).await;
+        let delays = self.waits();
+        self.behind_deploy.get_or_insert(delays).pause(&self.stop).await;
         self.return_to_stored().await
     }
 }

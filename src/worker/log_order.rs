@@ -264,7 +264,6 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         let outcome = self.commit(events, to, &parking).await?;
         if let Outcome::Committed = outcome {
             self.report_parked(&self.failed);
-            self.meter.parked();
             self.failed.clear();
         }
         Ok(outcome)
@@ -274,7 +273,7 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
     async fn commit(&mut self, events: &[&RecordedEvent], to: Mark, parking: &[ParkingChange]) -> Result<Outcome> {
         let mut attempts = Attempts::new(&self.job.options, self.delays());
         loop {
-            if !events.is_empty() && !self.job.may_go_on(&self.stop).await {
+            if !events.is_empty() && !self.may_go_on().await {
                 return Ok(Outcome::Interrupted);
             }
             self.order.took.set(Duration::ZERO);
@@ -297,6 +296,7 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
                     // Another worker of this projection was faster, and nothing of this batch was kept. Back off before continuing from its
                     // checkpoint: every lost race is a batch read and decoded for nothing.
                     self.job.reporter.waits(Wait::Standby);
+                    let _rest = self.pulse.rest();
                     self.order.standby.pause(&self.stop).await;
                     self.reload().await?;
                     return Ok(Outcome::Interrupted);

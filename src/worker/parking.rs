@@ -159,6 +159,10 @@ impl ParkedAggregates {
         known
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.parked.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parked.is_empty()
     }

@@ -27,6 +27,7 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
             self.feed.go_away();
             self.job.reporter.is_paused(pause.since, pause.to_string());
             self.job.reporter.runs();
+            let _rest = self.pulse.rest();
             self.stop.run_until_cancelled(tokio::time::sleep(self.job.options.sweep)).await;
             if self.stop.is_cancelled() {
                 return Err(pause.refuse(name));

@@ -18,6 +18,7 @@ use crate::metrics::upcasts::UpcastMeter;
 use crate::metrics::worker::{ParkReason, WorkerMeter};
 use crate::notice::NoticeKind;
 use crate::panics::catch_in;
+use crate::pulse::Pulse;
 use crate::registry::stored::if_behind_deploy;
 use crate::status::Wait;
 use crate::store::log::mark::{changed, remembered_by};
@@ -75,6 +76,7 @@ pub(super) struct Runner<'w, M: ReadModel, O> {
     /// The waits of a worker that is behind a deploy.
     pub(super) behind_deploy: Option<Delays>,
     pub(super) meter: Arc<WorkerMeter>,
+    pub(super) pulse: Pulse,
 }
 
 /// Events that are applied together, if possible.
@@ -169,7 +171,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
         Ok(Self {
             job,
             order,
-            wanted: Wanted::by(job.projection.filter()?, job.projection.state().as_ref()).into(),
+            wanted: Wanted::by(name.as_str(), job.projection.filter()?, job.projection.state().as_ref()).into(),
             known_changes: 0,
             begins_after: Mark::START,
             applied: Mark::START,
@@ -188,6 +190,7 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
             limit: None,
             unstored: None,
             behind_deploy: None,
+            pulse: job.reporter.pulse(),
         })
     }
 
@@ -230,7 +233,24 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
 
     /// Returns the waits between attempts at a call to a database.
     pub(super) fn delays(&self) -> Delays {
-        self.job.options.delays().with_limit(self.limit).reporting(&self.job.reporter, Wait::Database)
+        self.waits().with_limit(self.limit).reporting(&self.job.reporter, Wait::Database)
+    }
+
+    /// Returns the waits between attempts at anything else.
+    pub(super) fn waits(&self) -> Delays {
+        self.job.options.delays().resting(&self.pulse)
+    }
+
+    /// Waits until the rate of a reaction allows the next event. Returns whether to continue.
+    pub(super) async fn may_go_on(&mut self) -> bool {
+        let _rest = self.pulse.rest();
+        self.job.may_go_on(&self.stop).await
+    }
+
+    /// Tells that the worker's loop turns.
+    pub(super) fn turn(&self) {
+        self.pulse.turn();
+        self.job.reporter.parks(self.parked.len());
     }
 
     /// Takes a transient error that ends a loop of attempts for the end of the run, if the worker is stopped.
@@ -291,6 +311,8 @@ where
     }
 
     async fn start(&mut self) -> Result<()> {
+        // To set up a read model may take long.
+        let _rest = self.pulse.rest();
         let mut delays = self.delays();
         while let Err(failed) = self.try_start().await {
             if failed.is_paused() && self.limit.is_none() && !self.stop.is_cancelled() {
@@ -322,11 +344,15 @@ where
 
     /// Waits for messages, the log's signal or time, whichever comes first, and handles it.
     async fn step(&mut self) -> Result<()> {
+        self.turn();
         self.look_for_pause().await?;
         self.retry_parked().await?;
         self.job.reporter.done(Wait::Rate);
         let rest = self.parked.rest().unwrap_or(Duration::MAX).min(self.idle());
-        match self.feed.next(rest).await? {
+        let waiting = self.pulse.rest();
+        let next = self.feed.next(rest).await?;
+        drop(waiting);
+        match next {
             Next::Messages(deliveries) => self.receive(deliveries).await,
             Next::ReadLog => {
                 self.read_log(None).await?;
@@ -342,6 +368,7 @@ where
         self.before_reading().await?;
         let mut ahead = None;
         while !self.stop.is_cancelled() {
+            self.turn();
             self.retry_parked().await?;
             let after = self.applied;
             if to.is_some_and(|to| after.position >= to) {
@@ -401,7 +428,7 @@ where
     }
 
     async fn apply_passes(&mut self, events: Vec<RecordedEvent>, through: Mark) -> Result<bool> {
-        let (groups, mut delays) = (self.groups(events), self.job.options.delays());
+        let (groups, mut delays) = (self.groups(events), self.waits());
         loop {
             match self.pass(&groups, through).await? {
                 Pass::Through => {
@@ -448,6 +475,7 @@ where
     async fn pass_group(&mut self, group: &Group, through: Mark) -> Result<Pass> {
         let (mut most, mut grows, mut singly) = (usize::MAX, false, 0);
         loop {
+            self.turn();
             let (outcome, report) = self.try_part(group, through, most.min(self.pace.most())).await?;
             match outcome {
                 Outcome::Committed => {
@@ -580,6 +608,7 @@ where
         let mut most = self.job.most().min(self.pace.most());
         // The retry of another aggregate may have found that another worker has retried this one.
         while let Some(mut parked) = self.parked.due_one(stream) {
+            self.turn();
             let (outcome, report) = self.retry_part(&parked, most).await?;
             self.measure(&outcome, &report);
             took = report.took;
@@ -589,7 +618,7 @@ where
                         self.breaker.reset();
                     }
                     if !report.has_rest {
-                        self.job.reporter.notice(NoticeKind::Resumed);
+                        self.job.reporter.notice(NoticeKind::Unparked);
                         break;
                     }
                 }

@@ -41,8 +41,9 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
         }
     }
 
-    /// Reports aggregates that were parked.
+    /// Reports and counts aggregates that were parked.
     pub(super) fn report_parked(&self, parked: &[Parked]) {
+        self.meter.parked();
         if let Some(first) = parked.iter().map(|parked| parked.from_position.get()).min() {
             self.job.reporter.notice(NoticeKind::Parked { aggregates: parked.len(), position: first });
         }

@@ -1,8 +1,12 @@
 //! The events that a projection needs while workers of several releases run.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::id::ProjectionName;
+use crate::id::{Position, ProjectionName};
+use crate::notice::{self, NoticeKind};
 use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
@@ -19,13 +23,23 @@ pub(crate) struct Wanted {
     query: Filter,
     /// The events that operators have skipped.
     skips: Skips,
+    part: Arc<str>,
+    /// The skipped events that were passed over.
+    told: Arc<Mutex<HashSet<Position>>>,
 }
 
 impl Wanted {
-    /// Creates the events of this release alone.
-    pub(crate) fn by(filter: Filter, state: Option<&Type>) -> Self {
+    /// Creates the events of this release alone, for the projection `part`.
+    pub(crate) fn by(part: &str, filter: Filter, state: Option<&Type>) -> Self {
         let own = RegisteredProcessor::of_this_program(filter, state);
-        Self { query: own.filter.clone(), own, newest: None, skips: Skips::default() }
+        Self {
+            query: own.filter.clone(),
+            own,
+            newest: None,
+            skips: Skips::default(),
+            part: part.into(),
+            told: Arc::default(),
+        }
     }
 
     /// Registers this release, unless it is.
@@ -56,7 +70,8 @@ impl Wanted {
         self.own.check_state(name, &registered[..before])?;
         let (own, newest) = (self.own.clone(), registered.pop().filter(|newest| newest.filter != self.own.filter));
         let query = newest.as_ref().map_or_else(|| own.filter.clone(), |newest| own.filter.or(&newest.filter));
-        Ok(Self { own, newest, query, skips: Skips::of(skipped) })
+        let (part, told) = (self.part.clone(), self.told.clone());
+        Ok(Self { own, newest, query, skips: Skips::of(skipped), part, told })
     }
 
     /// Returns the filter to read the log with.
@@ -64,10 +79,19 @@ impl Wanted {
         &self.query
     }
 
+    /// Returns whether the event is wanted. The first time that a skip passes over an event is a notice.
     pub(crate) fn passes(&self, event: &RecordedEvent) -> bool {
         let is_read =
             self.own.filter.passes(event) || self.newest.as_ref().is_some_and(|newest| newest.filter.passes(event));
-        is_read && self.skips.get(event).is_none()
+        is_read && !self.is_skipped(event)
+    }
+
+    fn is_skipped(&self, event: &RecordedEvent) -> bool {
+        let is_skipped = self.skips.get(event).is_some();
+        if is_skipped && self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(event.position) {
+            notice::send(&self.part, NoticeKind::Skipped { position: event.position.get() }, None);
+        }
+        is_skipped
     }
 
     /// Refuses an event that only the newest release reads.

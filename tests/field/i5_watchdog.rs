@@ -153,7 +153,7 @@ where
     let gated = Gated { set_up: Err("no such extension"), ..Gated::new(&Arc::new(Semaphore::new(0))) };
     let running = App::new(store, models).with_health(options()).projection(gated).start();
     let seen = until(&mut running.health(), |health| !health.is_good()).await;
-    let Some(State::Failed { times, error }) = seen.task("gated") else { panic!("{seen}") };
+    let Some(State::Failed { times, error, .. }) = seen.task("gated") else { panic!("{seen}") };
     assert!(*times > 0 && error.contains("set up projection gated") && error.ends_with("no such extension"), "{error}");
     running.stop().await.unwrap();
 }

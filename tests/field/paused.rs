@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use retell::app::{Health, HealthOptions};
+use retell::app::{Cause, Health, HealthOptions};
 use retell::operate::{self, Answer};
 use retell::prelude::*;
 use retell::status::{Status, Wait};
@@ -388,13 +388,14 @@ async fn paused_program_is_ready_and_degraded() {
     let options = HealthOptions::new().with_limit(limit).with_beat(beat);
     let running = App::new(store, models.clone()).with_health(options).view(Amounts::new(1)).start();
     let mut health = running.health();
-    let seen = timeout(PATIENCE, health.wait_for(Health::is_degraded)).await.unwrap().unwrap().clone();
+    let is_paused = |health: &Health| health.degraded().problems.iter().any(|problem| problem.cause == Cause::Paused);
+    let seen = timeout(PATIENCE, health.wait_for(is_paused)).await.unwrap().unwrap().clone();
     assert!(seen.is_good() && seen.to_string().contains("amounts: paused since "), "{seen}");
     tokio::time::sleep(limit * 4).await;
     let seen = running.health().borrow().clone();
-    assert!(seen.is_good() && seen.is_degraded(), "a paused task is not stuck: {seen}");
+    assert!(seen.is_good() && seen.ready().yes && seen.degraded().yes, "a paused task is not stuck: {seen}");
     models.resume(&amounts(), &ada()).await.unwrap();
-    timeout(PATIENCE, health.wait_for(|health| !health.is_degraded())).await.unwrap().unwrap();
+    timeout(PATIENCE, health.wait_for(|health| !health.degraded().yes)).await.unwrap().unwrap();
     until_row(&models, "0", &[1, 2]).await;
     running.stop().await.unwrap();
 }

@@ -65,7 +65,7 @@ impl Source {
 const ORDER: [&[&str]; 16] = [
     &["id"],
     &["error"],
-    &["panics", "trace"],
+    &["panics", "pulse", "trace"],
     &["notice"],
     &["status", "finding"],
     &["codec", "claim", "backoff", "grace", "hosts", "metrics"],

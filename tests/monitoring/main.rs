@@ -6,6 +6,7 @@
 mod databases;
 mod files;
 mod observed;
+mod probes;
 mod program;
 #[path = "../support/programs.rs"]
 mod programs;
