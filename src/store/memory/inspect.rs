@@ -10,6 +10,7 @@ use crate::id::Position;
 use crate::store::log::inspect::Inspect;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
+use crate::store::memory::model::MemoryReadModel;
 
 #[async_trait]
 impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
@@ -33,6 +34,18 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
 impl<T: Send + Sync + 'static> Examine for MemoryStore<T> {
     fn part(&self) -> String {
         "log in memory".into()
+    }
+
+    async fn examine(&self, _: Duration) -> Option<Vec<Finding>> {
+        Some(Vec::new())
+    }
+}
+
+/// As for the log.
+#[async_trait]
+impl<T: Send + Sync + 'static> Examine for MemoryReadModel<T> {
+    fn part(&self) -> String {
+        "read models in memory".into()
     }
 
     async fn examine(&self, _: Duration) -> Option<Vec<Finding>> {
