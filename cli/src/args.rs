@@ -319,6 +319,8 @@ pub(crate) struct Doctor {
     /// Find fault with a transaction that is open for longer
     #[arg(long, value_name = "SECONDS", default_value = "10")]
     pub(crate) patience: NonZeroU64,
+    #[command(flatten)]
+    pub(crate) broker: crate::rabbitmq::BrokerArguments,
     /// Show which processors and relays are ahead of a log that was restored
     #[arg(long)]
     pub(crate) after_restore: bool,

@@ -103,7 +103,7 @@ impl Cli {
     pub fn with_stores(
         mut self,
         log: impl EventStore + RelayStore + Inspect + Examine,
-        models: impl ViewStore + DeadlineStore,
+        models: impl ViewStore + DeadlineStore + Examine,
     ) -> Self {
         self.stores = Some(Stores { log: Arc::new(log), models: Arc::new(models) });
         self

@@ -8,6 +8,7 @@ mod failure;
 mod open;
 mod out;
 mod ports;
+mod rabbitmq;
 mod session;
 mod text;
 

@@ -18,7 +18,7 @@ impl<L: EventStore + RelayStore + Inspect + Examine> Log for L {}
 
 /// Read models of any store.
 #[async_trait]
-pub(crate) trait Models: Send + Sync {
+pub(crate) trait Models: Examine {
     async fn status(&self, log: &dyn Log) -> Result<Report>;
 
     async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>>;
@@ -69,7 +69,7 @@ pub(crate) trait Models: Send + Sync {
 }
 
 #[async_trait]
-impl<M: ViewStore + DeadlineStore> Models for M {
+impl<M: ViewStore + DeadlineStore + Examine> Models for M {
     async fn status(&self, log: &dyn Log) -> Result<Report> {
         operate::status(log, self).await
     }

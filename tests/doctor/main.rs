@@ -1,15 +1,26 @@
-//! Finds each planted problem of a server or a file by its name, and nothing on a healthy one. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! Finds each planted problem of a server or a file by its name, and nothing on a healthy one. Needs `POSTGRES_URL`, `MYSQL_URL`
+//! and `PGBOUNCER`, the path of PgBouncer 1.21 or later.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod broker;
 #[path = "../support/databases.rs"]
 mod databases;
+mod models;
 mod mysql;
+mod mysql_server;
+#[path = "../support/pgbouncer.rs"]
+mod pgbouncer;
+mod pooler;
 mod postgres;
 #[path = "../support/programs.rs"]
 mod programs;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
 #[path = "../support/server.rs"]
 mod server;
+#[path = "../history/server.rs"]
+mod servers;
 mod sqlite;
 
 use std::time::Duration;
@@ -54,7 +65,9 @@ async fn part_that_cannot_examine_itself_says_so() {
 
 #[tokio::test]
 async fn log_in_memory_is_healthy() {
-    expect(&retell::MemoryStore::new(), &[]).await;
+    let log = retell::MemoryStore::new();
+    expect(&log, &[]).await;
+    expect(&log.read_model(), &[]).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 use crate::databases::{Database, Place};
 use crate::{expect, findings};
 
-fn url(database: &Database) -> &str {
+pub(crate) fn url(database: &Database) -> &str {
     let Place::MySql(url) = &database.place else { unreachable!("a database on MySQL") };
     url
 }
@@ -20,7 +20,7 @@ async fn healthy() -> (Database, MySqlStore) {
 }
 
 /// Opens a log whose sessions run a statement first.
-async fn with_setting(database: &Database, sql: &'static str) -> MySqlStore {
+pub(crate) async fn with_setting(database: &Database, sql: &'static str) -> MySqlStore {
     let pool = MySqlPoolOptions::new()
         .max_connections(3)
         .after_connect(move |session, _| Box::pin(async move { sqlx::raw_sql(sql).execute(session).await.map(drop) }))

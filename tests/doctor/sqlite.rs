@@ -77,3 +77,18 @@ async fn damaged_pages_are_found() {
     let log = SqliteStore::open(path).await.unwrap();
     expect(&log, &["file-damaged"]).await;
 }
+
+#[tokio::test]
+async fn large_write_ahead_log_is_found() {
+    let (database, log) = healthy().await;
+    let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
+    // While a process reads an old state, SQLite keeps everything that is newer in the -wal file.
+    let mut other = rusqlite::Connection::open(path).unwrap();
+    let reading = other.transaction().unwrap();
+    reading.query_row("SELECT count(*) FROM retell_events", [], |_| Ok(())).unwrap();
+    database.place.run("CREATE TABLE notes (text BLOB); INSERT INTO notes VALUES (zeroblob(68000000))").await;
+    expect(&log, &["wal-large"]).await;
+    drop(reading);
+    database.place.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    expect(&log, &[]).await;
+}

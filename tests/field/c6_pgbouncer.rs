@@ -1,10 +1,7 @@
 //! C6. A connection pooler in transaction mode works if it keeps prepared statements, and is refused otherwise. Needs
 //! `PGBOUNCER`, the path of PgBouncer 1.21 or later. `PGBOUNCER_OLD` may have the path of an older one.
 
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::env;
 
 use futures::future::join_all;
 use retell::store::postgres::{PostgresReadModel, PostgresStore};
@@ -12,57 +9,11 @@ use retell::store::{Append, EventStore, Filter, ReadModel, Replay, Step};
 use retell::testing::store::{events, replayed, stream};
 use retell::{Claim, EventReader, EventReaderExt, ExpectedVersion, IdempotencyKey, Position, ProjectionName};
 use sqlx::{Acquire, Executor};
-use tempfile::TempDir;
 
-use crate::databases::{Database, Place};
+use crate::databases::Database;
 use crate::notes;
-use crate::programs::here_as_user;
-use crate::server::{TIMEOUT, folder};
+use crate::pgbouncer::Pooler;
 use crate::unfit::report;
-
-/// A PgBouncer in transaction mode before one database.
-struct Pooler {
-    process: Child,
-    url: String,
-    _folder: TempDir,
-}
-
-impl Pooler {
-    fn start(database: &Database, settings: &str) -> Self {
-        let binary = env::var("PGBOUNCER").expect("PGBOUNCER is not set: tests/run.sh makes a PgBouncer");
-        Self::start_program(&binary, database, settings)
-    }
-
-    fn start_program(binary: &str, database: &Database, settings: &str) -> Self {
-        let Place::Postgres(server) = &database.place else { unreachable!("a file has no server") };
-        let (host, name) = server.rsplit_once('@').unwrap().1.split_once('/').unwrap();
-        let (host, server_port) = host.split_once(':').unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = folder();
-        let config = folder.path().join("pgbouncer.ini");
-        let text = format!(
-            "[databases]\n* = host={host} port={server_port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n\
-             ignore_startup_parameters = extra_float_digits\n{settings}\n"
-        );
-        fs::write(&config, text).unwrap();
-        let mut command = here_as_user("postgres", binary);
-        let process = command.arg("-q").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < TIMEOUT, "PgBouncer does not start");
-            thread::sleep(Duration::from_millis(10));
-        }
-        Self { process, url: format!("postgres://postgres@127.0.0.1:{port}/{name}"), _folder: folder }
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pooler_that_keeps_prepared_statements_works() {

@@ -11,6 +11,8 @@ mod counting;
 #[path = "../support/databases.rs"]
 mod databases;
 mod notes;
+#[path = "../support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../support/programs.rs"]
 mod programs;
 mod proxy;

@@ -41,7 +41,7 @@ impl Server {
         Self::start_with(kind, kind.replicated(1))
     }
 
-    fn start_with(kind: Kind, extra: Vec<String>) -> Self {
+    pub(crate) fn start_with(kind: Kind, extra: Vec<String>) -> Self {
         Self::start_at(free_port(), kind, extra)
     }
 

@@ -45,6 +45,15 @@ impl RabbitMq {
         server
     }
 
+    /// Starts a broker with a management API, and returns the API's port.
+    pub(crate) fn start_managed() -> (Self, u16) {
+        let (mut server, port) = (Self::new(Arc::new(Names::start())), free_port());
+        fs::write(server.folder.path().join("plugins"), "[rabbitmq_management].").unwrap();
+        server.set(&format!("[{{rabbitmq_management, [{{listener, [{{port, {port}}}, {{ip, \"127.0.0.1\"}}]}}]}}]."));
+        server.start_again();
+        (server, port)
+    }
+
     fn new(names: Arc<Names>) -> Self {
         let folder = programs::folder("rabbitmq");
         Self { folder, port: free_port(), distribution_port: free_port(), names, broker: None }
@@ -133,9 +142,8 @@ impl RabbitMq {
         broker.env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
         broker.env("ERL_EPMD_PORT", self.names.port.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
         broker.env("RABBITMQ_MNESIA_BASE", folder.join("data")).env("RABBITMQ_LOG_BASE", folder.join("log"));
-        for file in ["ENABLED_PLUGINS_FILE", "CONF_ENV_FILE"] {
-            broker.env(format!("RABBITMQ_{file}"), folder.join("none"));
-        }
+        broker.env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"));
+        broker.env("RABBITMQ_CONF_ENV_FILE", folder.join("none"));
         broker.env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"));
         broker.env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("advanced.config"));
         broker.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(crate) struct Server {
     port: u16,
     settings: Vec<String>,
     place: Place,
+    /// How far its clock is off, in the syntax of libfaketime.
+    clock: Option<&'static str>,
 }
 
 /// The location of a server's files.
@@ -47,9 +49,7 @@ impl Server {
 
     /// Starts a server with settings such as `fsync=off`.
     pub(crate) fn start_with(place: Place, settings: &[&str]) -> Self {
-        let mut initdb = program("initdb");
-        initdb.arg("-D").arg(place.path().join("data"));
-        run(initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]));
+        init(&place);
         Self::on(place, settings.iter().map(|&setting| setting.to_owned()).collect())
     }
 
@@ -62,10 +62,21 @@ impl Server {
         Self::on(place, self.settings.clone())
     }
 
+    /// Starts a server whose clock is off.
+    pub(crate) fn start_with_clock(clock: &'static str) -> Self {
+        let place = Place::Folder(folder());
+        init(&place);
+        Self::with_clock(place, Vec::new(), Some(clock))
+    }
+
     fn on(place: Place, settings: Vec<String>) -> Self {
+        Self::with_clock(place, settings, None)
+    }
+
+    fn with_clock(place: Place, settings: Vec<String>, clock: Option<&'static str>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = spawn(place.path(), port, &settings);
-        let mut server = Self { process, port, settings, place };
+        let process = spawn(place.path(), port, &settings, clock);
+        let mut server = Self { process, port, settings, place, clock };
         server.wait();
         server
     }
@@ -78,7 +89,7 @@ impl Server {
     pub(crate) fn kill_and_start(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = spawn(self.place.path(), self.port, &self.settings);
+        self.process = spawn(self.place.path(), self.port, &self.settings, self.clock);
         self.wait();
     }
 
@@ -95,7 +106,7 @@ impl Server {
         while !answers(&self.url()) {
             assert!(started.elapsed() < TIMEOUT, "the server does not start: {}", self.log());
             if self.process.try_wait().unwrap().is_some() {
-                self.process = spawn(self.place.path(), self.port, &self.settings);
+                self.process = spawn(self.place.path(), self.port, &self.settings, self.clock);
             }
             sleep(Duration::from_millis(20));
         }
@@ -183,9 +194,23 @@ fn answers(url: &str) -> bool {
     thread::scope(|scope| scope.spawn(ask).join().unwrap())
 }
 
-fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
+fn init(place: &Place) {
+    let mut initdb = program("initdb");
+    initdb.arg("-D").arg(place.path().join("data"));
+    run(initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]));
+}
+
+fn spawn(directory: &Path, port: u16, settings: &[String], clock: Option<&str>) -> Child {
     let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
-    let mut server = program("postgres");
+    let mut server = match clock {
+        None => program("postgres"),
+        Some(offset) => {
+            let mut server = programs::as_user("postgres", "faketime");
+            // Waits count by another clock, which stays as it is.
+            server.args(["-m", "--exclude-monotonic", "-f", offset]).arg(path("postgres"));
+            server
+        }
+    };
     server.arg("-D").arg(directory.join("data")).arg("-p").arg(port.to_string());
     // The library's commits must wait for the disk even if the server's default does not.
     let always =
@@ -198,9 +223,9 @@ fn spawn(directory: &Path, port: u16, settings: &[String]) -> Child {
 
 /// Returns a command for one of the server's programs. Run by root, it switches to the user that the server requires.
 pub(crate) fn program(name: &str) -> Command {
-    let path = programs::find(name);
-    programs::as_user(
-        "postgres",
-        path.unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package")),
-    )
+    programs::as_user("postgres", path(name))
+}
+
+fn path(name: &str) -> PathBuf {
+    programs::find(name).unwrap_or_else(|| panic!("{name} of PostgreSQL is missing: install its server package"))
 }

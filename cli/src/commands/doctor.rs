@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use retell::operate::{self, Follower, JudgedPlace, Severity, Verdict};
+use retell::operate::{self, Examine, Follower, JudgedPlace, Severity, Verdict};
 use serde_json::json;
 
 use crate::args::Doctor;
@@ -12,10 +12,23 @@ use crate::failure::{Diagnostic, Failure};
 use crate::out::{Answer, Page};
 use crate::session::Session;
 
+/// The most projections whose queues are examined.
+const QUEUES: usize = 1_000;
+
 pub(super) async fn answer(session: &Session, doctor: &Doctor) -> Result<Answer, Failure> {
     let patience = Duration::from_secs(doctor.patience.get());
+    // Only the queues of projections depend on the read models.
+    let processors = if doctor.broker.is_named() {
+        session.call("list the processors", session.stores.models.processors(QUEUES)).await?
+    } else {
+        Vec::new()
+    };
+    let brokers = doctor.broker.parts(processors, session.limit)?;
+    let models: &dyn Examine = &*session.stores.models;
+    let log: &dyn Examine = &*session.stores.log;
+    let parts: Vec<&dyn Examine> = [log, models].into_iter().chain(brokers.iter().map(|part| &**part)).collect();
     // It has a time limit of its own for each part.
-    let diagnosis = operate::doctor(&[&*session.stores.log], patience).await;
+    let diagnosis = operate::doctor(&parts, patience).await;
     let mut page = Page::default();
     for part in &diagnosis.parts {
         page.title(&part.part);

@@ -25,7 +25,7 @@ const HEARTBEAT_SECONDS: u16 = 10;
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a connection is asked whether the broker blocks it.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why publishers wait, and what a person can do about it.
 pub(super) const BLOCKED: &str = "RabbitMQ blocks all publishers, because it is low on memory or disk space; free some, or change \
@@ -46,6 +46,8 @@ pub(super) enum Purpose {
     DeadLetters,
     /// Consumes frames. Each consumer declares its queue.
     Consuming,
+    /// Looks at the broker, and declares nothing.
+    Examining,
 }
 
 impl Purpose {
@@ -56,6 +58,7 @@ impl Purpose {
             Self::Announcing => "announcing",
             Self::DeadLetters => "dead_letters",
             Self::Consuming => "consuming",
+            Self::Examining => "examining",
         }
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Display for Purpose {
             Self::Announcing => "announcing",
             Self::DeadLetters => "dead letters",
             Self::Consuming => "consuming",
+            Self::Examining => "examining",
         })
     }
 }
@@ -245,11 +249,12 @@ impl Link {
                 declare_queue(channel, &queue.queue, queue.arguments(), creates).await?;
                 bind(channel, &queue.queue, exchange, "#", creates).await
             }
+            Purpose::Examining => Ok(()),
         }
     }
 
     /// Connects to the first node that answers, beginning with the one that answered last.
-    async fn open(&self) -> Result<Connection> {
+    pub(super) async fn open(&self) -> Result<Connection> {
         let (nodes, first) = (&self.options.uris, self.node.load(Ordering::Relaxed));
         let mut refused = None;
         for place in (first..first + nodes.len()).map(|place| place % nodes.len()) {
@@ -319,7 +324,7 @@ pub(super) fn short(text: &str) -> Result<ShortString> {
 }
 
 /// Returns the limit that the broker names when it refuses a message for its size.
-fn size_limit(error: &lapin::Error) -> Option<usize> {
+pub(super) fn size_limit(error: &lapin::Error) -> Option<usize> {
     let lapin::ErrorKind::ProtocolError(problem) = error.kind() else { return None };
     let text = problem.get_message().as_str();
     let (_, limit) = text.split_once("larger than")?;

@@ -2,6 +2,7 @@
 
 mod connection;
 mod consumer;
+mod examine;
 pub(crate) mod options;
 mod publish;
 pub mod topology;
@@ -28,10 +29,10 @@ use crate::broker::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
-use crate::finding::Examine;
 use crate::id::{Position, ProjectionName};
 use crate::trace::span;
 
+pub use examine::RabbitMqExamination;
 pub use options::RabbitMqOptions;
 
 /// The content type of a frame.
@@ -134,13 +135,6 @@ impl Publisher for RabbitMqBroker {
 
     async fn publishing_blocked(&self) -> Option<String> {
         self.inner.publishing.is_blocked().await.then(|| BLOCKED.into())
-    }
-}
-
-/// A broker is not examined.
-impl Examine for RabbitMqBroker {
-    fn part(&self) -> String {
-        "broker in RabbitMQ".into()
     }
 }
 

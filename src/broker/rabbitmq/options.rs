@@ -78,6 +78,22 @@ impl RabbitMqOptions {
         self
     }
 
+    /// Returns the name of the user.
+    pub fn user(&self) -> &str {
+        // There is at least one URL.
+        self.uris.first().map_or("", |uri| &uri.authority.userinfo.username)
+    }
+
+    /// Returns the virtual host.
+    pub fn virtual_host(&self) -> &str {
+        self.uris.first().map_or("/", |uri| &uri.vhost)
+    }
+
+    /// Returns the exchanges and queues.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     /// Sets the name under which RabbitMQ lists the connections.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();

@@ -155,7 +155,7 @@ impl Channel {
     }
 
     /// Returns the arguments of the queue as JSON.
-    pub(crate) fn arguments_as_json(&self) -> Map<String, Value> {
+    pub fn arguments_as_json(&self) -> Map<String, Value> {
         as_json(&self.arguments())
     }
 }
@@ -301,7 +301,7 @@ impl Topology {
     }
 
     /// Returns the arguments of a projection's queue as JSON.
-    pub(crate) fn projection_arguments_as_json(&self, mode: SubscriptionMode) -> Map<String, Value> {
+    pub fn projection_arguments_as_json(&self, mode: SubscriptionMode) -> Map<String, Value> {
         as_json(&self.projection_arguments(mode))
     }
 }

@@ -12,6 +12,7 @@ use crate::store::log::inspect::Inspect;
 use crate::store::log::keys::KeyRow;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
+use crate::store::memory::model::MemoryReadModel;
 
 #[async_trait]
 impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
@@ -60,6 +61,18 @@ fn key_row(key: &str, kept: &KeyedOutcome) -> KeyRow {
 impl<T: Send + Sync + 'static> Examine for MemoryStore<T> {
     fn part(&self) -> String {
         "log in memory".into()
+    }
+
+    async fn examine(&self, _: Duration) -> Option<Vec<Finding>> {
+        Some(Vec::new())
+    }
+}
+
+/// As for the log.
+#[async_trait]
+impl<T: Send + Sync + 'static> Examine for MemoryReadModel<T> {
+    fn part(&self) -> String {
+        "read models in memory".into()
     }
 
     async fn examine(&self, _: Duration) -> Option<Vec<Finding>> {

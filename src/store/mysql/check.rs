@@ -68,7 +68,7 @@ pub(crate) async fn open(connections: &Connections, part: Part, migrate: bool) -
         && !opened.read_only
         && report.is_empty()
     {
-        let missing = missing_rights(connections, database).await?;
+        let missing = missing_rights(connections, database, &LOG_RIGHTS).await?;
         add_missing(&mut report, &missing, &settings.user);
     }
     report.check().map(|()| opened)
@@ -199,13 +199,13 @@ impl Settings {
     }
 }
 
-/// Returns the rights on the log's tables that the database user lacks. Tries a statement for each, because no table of the server lists the
+/// Returns those of the rights that the database user lacks. Tries a statement for each, because no table of the server lists the
 /// rights that a user has through roles.
-pub(crate) async fn missing_rights(connections: &Connections, database: &str) -> Result<Missing> {
+pub(crate) async fn missing_rights(connections: &Connections, database: &str, wanted: &[Right]) -> Result<Missing> {
     let failed = |error| classify(error, "test the rights of the database user");
     let mut lease = connections.lease().await.map_err(failed)?;
     let mut missing = Missing::new();
-    for (table, right, statement) in RIGHTS {
+    for (table, right, statement) in wanted.iter().copied() {
         match raw_sql(statement).execute(&mut *lease).await {
             Err(error) if is_denied_by_server(&error) => missing.push((format!("`{database}`.{table}"), right.into())),
             // Any other refusal, such as that of `sql_safe_updates`, is none of rights.
@@ -328,8 +328,11 @@ const CHANGE_EVENT: &str = "UPDATE retell_events SET version = version WHERE com
 
 const DELETE_EVENT: &str = "DELETE FROM retell_events WHERE commit_id = ?";
 
-/// For each right that calls on a log need, a statement that tests it and changes nothing.
-const RIGHTS: [(&str, &str, &str); 27] = [
+/// A table, a right, and a statement that tests it and changes nothing.
+pub(crate) type Right = (&'static str, &'static str, &'static str);
+
+/// The rights that calls on a log need.
+pub(crate) const LOG_RIGHTS: [Right; 27] = [
     ("retell_events", "SELECT", "SELECT 1 FROM retell_events LIMIT 0"),
     ("retell_events", "INSERT", "INSERT INTO retell_events (commit_id) SELECT 1 FROM DUAL WHERE FALSE"),
     ("retell_commits", "SELECT", "SELECT 1 FROM retell_commits LIMIT 0"),

@@ -10,6 +10,15 @@ use crate::finding::{Finding, Severity};
 /// A difference of clocks that does no harm.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(2);
 
+/// Broken by a trigger that does not refuse changes of a log.
+pub(crate) const CHANGEABLE_EVENTS: &str = "stored events or seals can be changed";
+
+/// Broken by a trigger that does not refuse changes of read models.
+pub(crate) const CHANGEABLE_RECORDS: &str = "the record of what operators skipped and changed can be altered";
+
+/// The harm of read models that do not wait for the disk.
+pub(crate) const REPEATED: &str = "after a crash, workers apply the last events again; model and checkpoint agree";
+
 /// The findings of a part.
 #[derive(Debug, Default)]
 pub(crate) struct Findings(pub(crate) Vec<Finding>);

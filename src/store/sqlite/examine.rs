@@ -1,6 +1,9 @@
 //! Looks at a file for everything that would break a promise.
 
+mod models;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,8 +11,9 @@ use rusqlite::Connection;
 
 use crate::error::{Error, ErrorKind, chain};
 use crate::finding::{Examine, Finding, Severity};
+use crate::store::sqlite::connection::Pool;
 use crate::store::sqlite::error::Failure;
-use crate::store::sqlite::health::Health;
+use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::migrate::TABLES;
 use crate::store::sqlite::store::SqliteStore;
 
@@ -26,25 +30,43 @@ impl Examine for SqliteStore {
     }
 
     async fn examine(&self, _: Duration) -> Option<Vec<Finding>> {
-        let mut findings = Vec::new();
-        let mut add = |check: &str, found: Result<Vec<Finding>, Error>| match found {
-            Ok(found) => findings.extend(found),
+        let mut found = Found::default();
+        if found.of_file(&self.writer.pool, &self.readers, &WANTED).await {
+            found.add("durability", self.writer.pool.run("examine the file", durability).await);
+            found.add("health", self.health().await.map(|health| figures(&health)));
+        }
+        Some(found.0)
+    }
+}
+
+/// The findings of a file.
+#[derive(Default)]
+struct Found(Vec<Finding>);
+
+impl Found {
+    /// Adds the findings of a check. An error is the finding that it could not run.
+    fn add(&mut self, check: &str, found: Result<Vec<Finding>, Error>) {
+        match found {
+            Ok(found) => self.0.extend(found),
             Err(error) => {
                 let causes: Vec<_> = chain(&error).map(ToString::to_string).collect();
-                findings.push(Finding::unknown(check, causes.join(": ")));
+                self.0.push(Finding::unknown(check, causes.join(": ")));
             }
-        };
-        if let Err(error) = self.writer.pool.check_files() {
-            let is_closed = matches!(error.kind(), ErrorKind::Closed(_));
-            add("everything", if is_closed { Err(error) } else { Ok(vec![replaced(&error)]) });
-            // The path leads to another file than the one that this store has open.
-            return Some(findings);
         }
-        add("settings", self.writer.pool.run("examine the file", settings).await);
-        add("triggers and indexes", self.readers.run("examine the schema", schema).await);
-        add("pages", self.readers.run("check the pages", pages).await);
-        add("health", self.health().await.map(|health| figures(&health)));
-        Some(findings)
+    }
+
+    /// Examines what a log and read models share. Returns whether the file is still the one at its path.
+    async fn of_file(&mut self, writer: &Arc<Pool>, readers: &Arc<Pool>, wanted: &'static [(&str, &str)]) -> bool {
+        if let Err(error) = writer.check_files() {
+            let is_closed = matches!(error.kind(), ErrorKind::Closed(_));
+            self.add("everything", if is_closed { Err(error) } else { Ok(vec![replaced(&error)]) });
+            return false;
+        }
+        self.add("settings", writer.run("examine the file", settings).await);
+        self.add("triggers and indexes", readers.run("examine the schema", |db| schema(db, wanted)).await);
+        self.add("pages", readers.run("check the pages", pages).await);
+        self.add("write-ahead log", readers.run("examine the write-ahead log", write_ahead_log).await);
+        true
     }
 }
 
@@ -54,7 +76,7 @@ fn replaced(error: &Error) -> Finding {
         .remedy("stop every program that has the file open, put one file and no `-wal` or `-shm` of another one there, and start again")
 }
 
-fn settings(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
+fn durability(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
     let mut found = Vec::new();
     let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if synchronous < 2 {
@@ -69,6 +91,11 @@ fn settings(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
                 .remedy("open the log with `Synchronous::Full`, the default"),
         );
     }
+    Ok(found)
+}
+
+fn settings(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
+    let mut found = Vec::new();
     let journal: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     let path = db.path().filter(|path| !path.is_empty()).map(str::to_owned);
     if journal != "wal" && path.is_some() {
@@ -113,13 +140,13 @@ const fn network_name(kind: u32) -> Option<&'static str> {
     })
 }
 
-/// Compares the triggers and indexes of the log with those of this release.
-fn schema(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
+/// Compares triggers and indexes with those of this release.
+fn schema(db: &mut Connection, wanted: &[(&str, &str)]) -> Result<Vec<Finding>, Failure> {
     let mut select = db.prepare_cached(SCHEMA)?;
     let present: Vec<(String, Option<String>)> =
         select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut found = Vec::new();
-    for (kind, name) in WANTED {
+    for (kind, name) in wanted {
         let id = match present.iter().find(|(present, _)| present == name) {
             None => format!("{kind}-missing"),
             Some((_, sql)) if !sql.as_deref().is_some_and(|sql| TABLES.contains(sql)) => format!("{kind}-changed"),
@@ -127,7 +154,7 @@ fn schema(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
         };
         found.push(
             Finding::new(id, Severity::Broken, format!("the {kind} {name}"))
-                .breaks("stored events or seals can be changed, or stored twice")
+                .breaks("stored events, seals or records of changes can be changed, or stored twice")
                 .remedy("run `verify`, then create it as in migrations/sqlite/0001_tables.sql"),
         );
     }
@@ -161,14 +188,18 @@ fn figures(health: &Health) -> Vec<Finding> {
                 .remedy("run an NTP client on this machine"),
         );
     }
-    if health.wal_bytes > LARGE_WAL_BYTES {
-        found.push(
-            Finding::new("wal-large", Severity::Slow, format!("the -wal file has {} bytes", health.wal_bytes))
-                .breaks("reads are slow and the disk fills, because a process keeps a read transaction open")
-                .remedy("end the process that keeps it open"),
-        );
-    }
     found
+}
+
+fn write_ahead_log(db: &mut Connection) -> Result<Vec<Finding>, Failure> {
+    let bytes = db.path().map_or(0, |path| health::bytes(Some(format!("{path}-wal"))));
+    if bytes <= LARGE_WAL_BYTES {
+        return Ok(Vec::new());
+    }
+    let found = Finding::new("wal-large", Severity::Slow, format!("the -wal file has {bytes} bytes"))
+        .breaks("reads are slow and the disk fills, because a process keeps a read transaction open")
+        .remedy("end the process that keeps it open");
+    Ok(vec![found])
 }
 
 /// The triggers and indexes of events.

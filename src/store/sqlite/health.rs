@@ -71,7 +71,7 @@ pub(crate) fn behind(db: &Connection, head: Position) -> Result<Vec<(ProjectionN
 }
 
 /// Returns the size of a file, or 0 for a database in memory or a file that does not exist.
-fn bytes(path: Option<String>) -> u64 {
+pub(super) fn bytes(path: Option<String>) -> u64 {
     let file = path.filter(|path| !path.is_empty()).and_then(|path| Path::new(&path).metadata().ok());
     file.map_or(0, |file| file.len())
 }
