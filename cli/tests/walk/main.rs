@@ -63,6 +63,7 @@ async fn the_guide_answers_each_question() {
     let order = position_of(&tool, "order.created");
     page.shows(&tool, &["why", &order], 1);
     page.shows(&tool, &["event", &order], 0);
+    page.shows(&tool, &["trace", &order], 0);
     // Without a worker, which retries on its own.
     stop(worker);
     shop.run("ALTER TABLE search_orders DROP CONSTRAINT small_orders").await;
