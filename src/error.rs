@@ -89,6 +89,12 @@ pub enum ErrorKind {
     /// The input is invalid, and a retry cannot succeed. Nothing was written.
     #[error("invalid input: {0}")]
     Invalid(String),
+    /// The log that an export is to be imported into is not empty. Nothing was written.
+    #[error("the log is not empty: it has {0}; import into a new log")]
+    NotEmpty(&'static str),
+    /// The input of an import is not a whole export: it is cut or changed, or this release cannot read it. Nothing was written.
+    #[error("the export cannot be imported: {0}")]
+    BadExport(String),
     /// An event or a snapshot exceeds the store's size limit. Nothing was written.
     #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {

@@ -1,7 +1,7 @@
 //! Answers for operators, without the types of the domain: what is behind, what is parked, and what happened to one event.
 //!
 //! The functions read a log and read models through their ports, so a tool needs only the URL of the store. Those of the first table change
-//! nothing, except for [`seal`](seal()) and [`set_back`].
+//! nothing, except for [`seal`](seal()), [`import`](import()) and [`set_back`].
 //!
 //! | function | answers |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | [`audit`] | what operators have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
+//! | [`export`](export()), [`import`](import()) | a copy of the log in a file, and from it into an empty log |
 //! | [`after_restore`], [`set_back`] | which processors and relays are ahead of a restored log |
 //!
 //! | function | changes |
@@ -35,6 +36,7 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
+mod archive;
 mod change;
 mod doctor;
 pub(crate) mod observer;
@@ -49,6 +51,7 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
+pub use archive::{ArchiveOptions, ArchivedRows, Exported, Imported, export, import};
 pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};

@@ -1,17 +1,18 @@
 //! The parts of a log and of read models that the commands use, without the types of their transactions.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use retell::async_trait;
 use retell::error::Result;
-use retell::operate::{self, EventRef, Examine, Follower, List, Places, Report, Verified, VerifyOptions, Why};
-use retell::store::{AuditEntry, By, DeadlineStore, EventStore, Inspect, Parked, ReadModel, RelayStore, ViewStore};
+use retell::operate::{self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, Report, Verified, VerifyOptions, Why};
+use retell::store::{Archive, AuditEntry, By, DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
 
 /// A log.
-pub(crate) trait Log: EventStore + RelayStore + Inspect + Examine {}
+pub(crate) trait Log: EventStore + RelayStore + Archive + Examine {}
 
-impl<L: EventStore + RelayStore + Inspect + Examine> Log for L {}
+impl<L: EventStore + RelayStore + Archive + Examine> Log for L {}
 
 /// Read models of any store.
 #[async_trait]
@@ -52,6 +53,10 @@ pub(crate) trait Models: Send + Sync {
     async fn after_restore(&self, log: &dyn Log) -> Result<Places>;
 
     async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position>;
+
+    async fn export(&self, log: &dyn Log, to: &mut (dyn Write + Send), options: ArchiveOptions) -> Result<Exported>;
+
+    async fn import(&self, log: &dyn Log, from: &mut (dyn Read + Send), options: ArchiveOptions) -> Result<Imported>;
 
     async fn close(&self) -> Result<()>;
 }
@@ -118,6 +123,14 @@ impl<M: ViewStore + DeadlineStore> Models for M {
 
     async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position> {
         operate::set_back(log, self, follower).await
+    }
+
+    async fn export(&self, log: &dyn Log, to: &mut (dyn Write + Send), options: ArchiveOptions) -> Result<Exported> {
+        operate::export(log, self, to, options).await
+    }
+
+    async fn import(&self, log: &dyn Log, from: &mut (dyn Read + Send), options: ArchiveOptions) -> Result<Imported> {
+        operate::import(log, self, from, options).await
     }
 
     async fn close(&self) -> Result<()> {
