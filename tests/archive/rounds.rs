@@ -3,11 +3,11 @@
 use retell::event::AnyEvent;
 use retell::prelude::*;
 use retell::store::Outcome;
-use retell::{Append, ErrorKind, Version};
+use retell::{Append, Codec, ErrorKind, Version};
 use serde_json::Value;
 
 use crate::home::Home;
-use crate::hostile::{fill, keyed, reserve, small, stream};
+use crate::hostile::{event, fill, keyed, reserve, small, stream};
 
 /// Returns the lines after the header.
 pub(crate) fn body(file: &[u8]) -> &[u8] {
@@ -138,7 +138,8 @@ async fn copied_log_goes_on() {
 #[tokio::test]
 async fn exported_line_is_readable() {
     let home = Home::memory();
-    fill(&home).await;
+    let event = event(Codec::Json, b"{\"a\":1}".to_vec(), 1);
+    home.log().append(Append::new(stream("note", "1"), ExpectedVersion::NoStream, vec![event])).await.unwrap();
     let file = String::from_utf8(home.export().await).unwrap();
     let lines: Vec<Value> = file.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["retell_export"], 1);
