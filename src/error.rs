@@ -92,6 +92,12 @@ pub enum ErrorKind {
     /// An operator's change would break a promise: the text says which part still needs what it would delete. Nothing was changed.
     #[error("refused: {0}")]
     Unsafe(String),
+    /// The log that an export is to be imported into is not empty. Nothing was written.
+    #[error("the log is not empty: it has {0}; import into a new log")]
+    NotEmpty(&'static str),
+    /// The input of an import is not a whole export: it is cut or changed, or this release cannot read it. Nothing was written.
+    #[error("the export cannot be imported: {0}")]
+    BadExport(String),
     /// An event or a snapshot exceeds the store's size limit. Nothing was written.
     #[error("{what} has {bytes} bytes, the limit is {limit}")]
     TooLarge {

@@ -1,7 +1,7 @@
 //! Answers for operators, without the types of the domain: what is behind, what is parked, and what happened to one event.
 //!
 //! The functions read a log and read models through their ports, so a tool needs only the URL of the store. Those of the first table change
-//! nothing, except for [`seal`](seal()) and [`set_back`].
+//! nothing, except for [`seal`](seal()), [`import`](import()) and [`set_back`].
 //!
 //! | function | answers |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | [`audit`] | what operators have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
+//! | [`export`](export()), [`import`](import()) | a copy of the log in a file, and from it into an empty log |
 //! | [`after_restore`], [`set_back`] | which processors and relays are ahead of a restored log |
 //!
 //! | function | changes |
@@ -38,6 +39,7 @@
 //! and `null` for what is unknown. A minor release may add entries.
 
 mod chain;
+mod archive;
 mod change;
 mod doctor;
 pub(crate) mod observer;
@@ -54,6 +56,7 @@ mod why;
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
 pub use chain::{Chain, ChainRef, Link, chain};
+pub use archive::{ArchiveOptions, ArchivedRows, Exported, Imported, export, import};
 pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};

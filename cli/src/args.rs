@@ -12,6 +12,7 @@ use retell::store::By;
 use retell::{DateTime, EventId, Position, ProjectionName, StreamId, Utc, Version};
 
 use crate::commands::trace::Trace;
+use crate::commands::archive::{ExportLog, ImportLog};
 
 /// The end of `retell --help`.
 const MORE: &str = "\
@@ -20,7 +21,7 @@ Exit codes:
   1   a finding: something is stuck, is parked, is missing or differs
   2   wrong usage, or no log at the URL
   3   partly done
-  4   refused: the command changes something, and was not confirmed (--yes) or is not safe
+  4   refused: a change was not confirmed (--yes) or is not safe, the log of an import is not empty, or an export is not whole
   69  the store is unavailable
   75  the store did not answer in time: try again
 
@@ -119,6 +120,10 @@ pub(crate) enum Command {
         #[arg(long, value_name = "POSITION", default_value = "0")]
         after: Position,
     },
+    /// Write the whole log to a file
+    Export(ExportLog),
+    /// Read an export into an empty log
+    Import(ImportLog),
     /// List, check, compare and export the shapes of events that programs have registered with the log
     #[command(subcommand)]
     Schema(Schema),
@@ -146,6 +151,8 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::Prune(_) => "prune",
             Self::Verify { .. } => "verify",
+            Self::Export(_) => "export",
+            Self::Import(_) => "import",
             Self::Schema(Schema::List) => "schema list",
             Self::Schema(Schema::Check { .. }) => "schema check",
             Self::Schema(Schema::Diff { .. }) => "schema diff",

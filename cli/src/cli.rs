@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Subcommand};
 use retell::operate::Examine;
-use retell::store::{DeadlineStore, EventStore, Inspect, RelayStore, ViewStore};
+use retell::store::{Archive, DeadlineStore, EventStore, RelayStore, ViewStore};
 use retell::{Aggregate, Rebuild, Repository, View};
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::args::{Arguments, Command, Place, Typed};
 use crate::commands::typed::Types;
 use crate::commands::{completions, run};
 use crate::failure::{Exit, Failure};
-use crate::open::open;
+use crate::open::{create, open};
 use crate::out::Out;
 use crate::ports::Stores;
 use crate::session::Session;
@@ -102,7 +102,7 @@ impl Cli {
     /// Uses these stores, unless `--store` names others. They stay open.
     pub fn with_stores(
         mut self,
-        log: impl EventStore + RelayStore + Inspect + Examine,
+        log: impl EventStore + RelayStore + Archive + Examine,
         models: impl ViewStore + DeadlineStore + Examine,
     ) -> Self {
         self.stores = Some(Stores { log: Arc::new(log), models: Arc::new(models) });
@@ -162,6 +162,9 @@ impl Cli {
         let limit = parsed.place.limit();
         if let (Some(stores), None) = (&self.stores, &parsed.place.store) {
             return run(&Session { stores: stores.clone(), limit }, command, out).await;
+        }
+        if matches!(command, Command::Import(import) if import.create) {
+            create(&parsed.place).await?;
         }
         let session = Session { stores: open(&parsed.place).await?, limit };
         let done = run(&session, command, out).await;

@@ -29,7 +29,7 @@ pub enum Exit {
     Usage = 2,
     /// A change was made in part.
     Partly = 3,
-    /// A change was not confirmed, or is not safe, so nothing was changed.
+    /// Nothing was changed: a change was not confirmed or is not safe, a log is not empty, or an export is not whole.
     Refused = 4,
     /// The store cannot be opened or used.
     Unavailable = 69,
@@ -123,7 +123,7 @@ impl Failure {
 fn of_store(error: &Error) -> Exit {
     match error.kind() {
         ErrorKind::Invalid(_) | ErrorKind::NotMigrated { .. } | ErrorKind::UnknownProjection { .. } => Exit::Usage,
-        ErrorKind::Unsafe(_) => Exit::Refused,
+        ErrorKind::Unsafe(_) | ErrorKind::NotEmpty(_) | ErrorKind::BadExport(_) => Exit::Refused,
         ErrorKind::HistoryChanged { .. } | ErrorKind::NotParked { .. } => Exit::Finding,
         _ if error.is_transient() => Exit::TryAgain,
         _ => Exit::Unavailable,

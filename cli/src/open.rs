@@ -8,6 +8,7 @@ use retell::{
     MySqlOptions, MySqlReadModel, MySqlStore, PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions,
     SqliteReadModel, SqliteStore,
 };
+use retell::store::{EventStore, ReadModel};
 
 use crate::args::Place;
 use crate::failure::Failure;
@@ -73,6 +74,31 @@ pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
     tokio::time::timeout(limit, opening).await.map_err(late)?
 }
 
+/// Creates the tables of the log and of the read models, or upgrades them.
+pub(crate) async fn create(place: &Place) -> Result<(), Failure> {
+    let store = Url::parse(place.store.as_deref().unwrap_or_default())?;
+    let models = place.models.as_deref().map_or_else(|| Ok(store.models()), Url::parse)?;
+    let create = async {
+        let log: Arc<dyn Log> = match store {
+            Url::Sqlite(path) => Arc::new(SqliteStore::open(path).await?),
+            Url::Postgres(url) => {
+                let options = in_schema(PostgresOptions::new(), place).without_listening();
+                Arc::new(PostgresStore::connect_with(&url, options.with_durability_of_the_server()).await?)
+            }
+            Url::MySql(url) => {
+                let options = MySqlOptions::new().with_durability_of_the_server();
+                Arc::new(MySqlStore::connect_with(&url, options).await?)
+            }
+        };
+        log.close().await?;
+        if let Url::Sqlite(path) = models {
+            ReadModel::close(&SqliteReadModel::open(path).await?).await?;
+        }
+        Ok(())
+    };
+    create.await.map_err(Failure::Opening)
+}
+
 async fn open_log(url: Url, place: &Place) -> retell::Result<Arc<dyn Log>> {
     Ok(match url {
         Url::Sqlite(path) => Arc::new(SqliteStore::open_with(path, sqlite(place.limit())).await?),
@@ -96,7 +122,10 @@ fn sqlite(limit: Duration) -> SqliteOptions {
 fn postgres(place: &Place) -> PostgresOptions {
     let limit = place.limit();
     let options = PostgresOptions::new().without_migration().without_listening().with_durability_of_the_server();
-    let options = options.with_call_timeout(limit).with_acquire_timeout(limit);
+    in_schema(options.with_call_timeout(limit).with_acquire_timeout(limit), place)
+}
+
+fn in_schema(options: PostgresOptions, place: &Place) -> PostgresOptions {
     match &place.postgres_schema {
         Some(schema) => options.with_schema(schema),
         None => options,

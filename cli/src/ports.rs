@@ -1,20 +1,21 @@
 //! The parts of a log and of read models that the commands use, without the types of their transactions.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use retell::async_trait;
 use retell::error::Result;
 use retell::operate::{
-    self, EventRef, Examine, Follower, List, Places, PruneOptions, PruneTarget, Pruned, Report, Verified,
+    self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, PruneOptions, PruneTarget, Pruned, Report, Verified,
     VerifyOptions, Why,
 };
-use retell::store::{AuditEntry, By, DeadlineStore, EventStore, Inspect, Parked, ReadModel, RelayStore, ViewStore};
+use retell::store::{Archive, AuditEntry, By, DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
 
 /// A log.
-pub(crate) trait Log: EventStore + RelayStore + Inspect + Examine {}
+pub(crate) trait Log: EventStore + RelayStore + Archive + Examine {}
 
-impl<L: EventStore + RelayStore + Inspect + Examine> Log for L {}
+impl<L: EventStore + RelayStore + Archive + Examine> Log for L {}
 
 /// Read models of any store.
 #[async_trait]
@@ -64,6 +65,10 @@ pub(crate) trait Models: Examine {
         options: &PruneOptions,
         by: Option<&By>,
     ) -> Result<Pruned>;
+
+    async fn export(&self, log: &dyn Log, to: &mut (dyn Write + Send), options: ArchiveOptions) -> Result<Exported>;
+
+    async fn import(&self, log: &dyn Log, from: &mut (dyn Read + Send), options: ArchiveOptions) -> Result<Imported>;
 
     async fn close(&self) -> Result<()>;
 }
@@ -132,17 +137,18 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         operate::set_back(log, self, follower).await
     }
 
-    async fn prune(
-        &self,
-        log: &dyn Log,
-        target: PruneTarget,
-        options: &PruneOptions,
-        by: Option<&By>,
-    ) -> Result<Pruned> {
         match by {
             Some(by) => operate::prune(log, self, target, options, by).await,
             None => operate::prunable(log, self, target, options).await,
         }
+    }
+
+    async fn export(&self, log: &dyn Log, to: &mut (dyn Write + Send), options: ArchiveOptions) -> Result<Exported> {
+        operate::export(log, self, to, options).await
+    }
+
+    async fn import(&self, log: &dyn Log, from: &mut (dyn Read + Send), options: ArchiveOptions) -> Result<Imported> {
+        operate::import(log, self, from, options).await
     }
 
     async fn close(&self) -> Result<()> {

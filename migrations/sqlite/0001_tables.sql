@@ -15,7 +15,8 @@ CREATE TABLE retell_events (
     correlation_id BLOB,
     causation_id BLOB,
     metadata TEXT,                -- source and extra entries as a JSON object; NULL if there are none
-    payload BLOB NOT NULL
+    payload BLOB NOT NULL,
+    ordinal INTEGER NOT NULL DEFAULT 1 -- the number of the event in its commit
 ) STRICT;
 
 -- The second guard, after the version check. Also the index that loads a stream.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::RecordedEvent;
 use crate::id::{Position, StreamId, Version};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -72,7 +72,7 @@ async fn as_rows<L: Inspect + ?Sized>(log: &L, events: &[RecordedEvent]) -> Resu
             events: 1,
             is_on_time: true,
             previous: previous.map(signed),
-            event: Some(as_row(event)?),
+            event: Some(StoredRow::of(event)?),
         });
     }
     Ok(rows)
@@ -82,28 +82,4 @@ async fn previous<L: Inspect + ?Sized>(log: &L, stream: &StreamId, version: Vers
     let after = Version::new(version.get() - 1);
     let found = log.read_stream(stream, after, 1).await?;
     Ok(found.first().filter(|event| event.version == version).map(|event| event.position))
-}
-
-/// Returns the columns that a store of ours has for the event.
-fn as_row(event: &RecordedEvent) -> Result<StoredRow> {
-    let stored = &event.event;
-    let metadata = stored
-        .metadata
-        .to_json()
-        .map_err(|error| ErrorKind::Corrupt(format!("position {}: {error}", event.position)))?;
-    let id = |id: &uuid::Uuid| id.as_bytes().to_vec();
-    Ok(StoredRow {
-        event_id: id(stored.id.as_uuid()),
-        aggregate_type: event.stream.aggregate_type().as_str().into(),
-        aggregate_id: event.stream.aggregate_id().as_str().into(),
-        version: event.version.get().cast_signed(),
-        event_type: stored.event_type.as_str().into(),
-        schema_version: stored.schema_version.into(),
-        codec: stored.codec.number().into(),
-        recorded_at: event.recorded_at.timestamp_micros(),
-        correlation_id: stored.metadata.correlation_id.map(|each| id(each.as_uuid())),
-        causation_id: stored.metadata.causation_id.map(|each| id(each.as_uuid())),
-        metadata: metadata.map(String::into_bytes),
-        payload: stored.payload.to_vec(),
-    })
 }

@@ -17,6 +17,7 @@ use crate::id::{
     ViewKey,
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
+use crate::store::log::archive::{Archive, ArchivedKey, ClaimVisitor, Parts};
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::fault::Fault;
 use crate::store::log::inline::{Inline, InlineStore};
@@ -79,6 +80,14 @@ forward! {
         async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>>;
         async fn last_seal(&self) -> Result<Option<Seal>>;
         async fn add_seal(&self, seal: &Seal) -> Result<()>;
+    }
+}
+
+forward! {
+    Archive {
+        async fn claims(&self, visitor: &mut dyn ClaimVisitor) -> Result<bool>;
+        async fn keys(&self, through: Position, after: Option<&IdempotencyKey>, limit: usize) -> Result<Option<Vec<ArchivedKey>>>;
+        async fn import(&self, head: Position, parts: &mut dyn Parts) -> Result<()>;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commands. Each one makes an answer, and prints nothing.
 
+pub(crate) mod archive;
 mod change;
 pub(crate) mod completions;
 mod confirm;
@@ -55,6 +56,9 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
             tokio::time::sleep(Duration::from_secs(status.interval.get())).await;
         },
         Command::Tail(tail) => return tail::print(session, tail, out).await,
+        Command::Export(export) if export.is_stdout() => return archive::export_to_stdout(session, export).await,
+        Command::Export(export) => archive::export(session, export).await?,
+        Command::Import(import) => archive::import(session, import).await?,
         Command::Status(status) => status::answer(session, status).await?,
         Command::Why { event, processor } => why::answer(session, *event, processor.as_ref()).await?,
         Command::Event { event } => event::answer(session, *event).await?,

@@ -132,7 +132,7 @@ pub struct LogRow {
     pub first: i64,
     /// The number of the event in its commit, from 1. Zero for a commit without events.
     pub ordinal: i32,
-    /// The number of events that the commit has according to the order of the log.
+    /// The number of events that the commit has according to the order of the log; `ordinal` if the store does not keep that number.
     pub events: i32,
     /// Whether the event has the time of its commit. `true` if the store does not keep that time separately.
     pub is_on_time: bool,

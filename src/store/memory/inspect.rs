@@ -1,4 +1,4 @@
-//! Keeps the seals of a log in memory. A verification reads the events through the reader's port.
+//! Gives the rows of a log in memory to a verification, and keeps seals.
 
 use std::time::Duration;
 
@@ -8,14 +8,31 @@ use crate::error::Result;
 use crate::finding::{Examine, Finding};
 use crate::id::Position;
 use crate::store::log::append::KeyedOutcome;
-use crate::store::log::inspect::Inspect;
+use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::keys::KeyRow;
+use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::Seal;
-use crate::store::memory::log::MemoryStore;
+use crate::store::log::stored_row::StoredRow;
+use crate::store::memory::log::{MemoryStore, State};
 use crate::store::memory::model::MemoryReadModel;
 
 #[async_trait]
 impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
+    async fn rows(&self, from: Cursor, limit: usize) -> Result<Option<Vec<LogRow>>> {
+        let after = match from {
+            Cursor::Position(after) => after.get(),
+            Cursor::Row { first, ordinal } => (first + i64::from(ordinal) - 1).unsigned_abs(),
+        };
+        let (state, mut bytes) = (self.log.read(), 0);
+        let places = usize::try_from(after).unwrap_or(usize::MAX)..state.events.len();
+        let rows = places.take(limit).take_while(|place| {
+            let has_room = bytes < PAGE_BYTES;
+            bytes += state.events[*place].payload_bytes();
+            has_room
+        });
+        rows.map(|place| row(&state, place)).collect::<Result<_>>().map(Some)
+    }
+
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
         let state = self.log.read();
         Ok(Some(state.seals.values().filter(|seal| seal.last > after).take(limit).cloned().collect()))
@@ -54,6 +71,21 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
 /// The commit of an append is the position of its last event.
 fn key_row(key: &str, kept: &KeyedOutcome) -> KeyRow {
     KeyRow::new(key, Some(Position::new(kept.appended.commit.get())), true)
+}
+
+fn row(state: &State, place: usize) -> Result<LogRow> {
+    let (event, ordinal) = (&state.events[place], state.ordinals[place]);
+    let before = event.version.get().checked_sub(2).and_then(|before| usize::try_from(before).ok());
+    let previous = before.and_then(|before| state.streams.get(&event.stream)?.get(before));
+    let signed = |position: Position| position.get().cast_signed();
+    Ok(LogRow {
+        first: signed(event.position) - i64::from(ordinal) + 1,
+        ordinal,
+        events: ordinal,
+        is_on_time: true,
+        previous: previous.map(|place| signed(state.events[*place].position)),
+        event: Some(StoredRow::of(event)?),
+    })
 }
 
 /// Nothing outside of the process can break a promise of a log in memory.

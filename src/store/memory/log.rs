@@ -123,15 +123,17 @@ pub(crate) struct MemoryLog {
 pub(crate) struct State {
     /// The events in log order: the event at position `p` has index `p - 1`.
     pub(crate) events: Vec<RecordedEvent>,
+    /// The number of each event in its commit, from 1.
+    pub(crate) ordinals: Vec<i32>,
     /// The indexes of each stream's events in `events`: the event with version `v` has index `v - 1`.
-    streams: HashMap<StreamId, Vec<usize>>,
-    ids: HashSet<EventId>,
+    pub(crate) streams: HashMap<StreamId, Vec<usize>>,
+    pub(crate) ids: HashSet<EventId>,
     pub(crate) keys: HashMap<IdempotencyKey, KeyedOutcome>,
-    reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
+    pub(crate) reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     /// The snapshots of each stream, in any order.
     snapshots: HashMap<StreamId, Vec<Snapshot>>,
     /// By event type, schema version, codec and digest.
-    shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
+    pub(crate) shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
     /// By first position.
     pub(crate) seals: BTreeMap<Position, Seal>,
     relayed: HashMap<String, (Mark, Fence)>,
@@ -189,10 +191,8 @@ impl State {
             (key.clone(), (streams, versions.clone(), append.fingerprint()))
         });
         let (events, versions) = record(append, versions, self.head(), time(self));
-        for event in events {
-            self.streams.entry(event.stream.clone()).or_default().push(self.events.len());
-            self.ids.insert(event.event.id);
-            self.events.push(event);
+        for (ordinal, event) in (1..).zip(events) {
+            self.push(ordinal, event);
         }
         let commit = CommitId::new(self.head().get());
         let appended = Appended { commit, last_event, versions, outcome: Outcome::Written };
@@ -201,6 +201,19 @@ impl State {
             self.keys.insert(key, KeyedOutcome::new(streams, before, fingerprint, kept));
         }
         Ok(appended)
+    }
+
+    pub(crate) fn register(&mut self, shape: &RegisteredShape) {
+        let key = (shape.event_type.clone(), shape.version, shape.codec, shape.digest());
+        self.shapes.entry(key).or_insert_with(|| shape.clone());
+    }
+
+    /// Adds the next event of the log.
+    pub(crate) fn push(&mut self, ordinal: i32, event: RecordedEvent) {
+        self.streams.entry(event.stream.clone()).or_default().push(self.events.len());
+        self.ids.insert(event.event.id);
+        self.ordinals.push(ordinal);
+        self.events.push(event);
     }
 
     fn keep_claims(&mut self, append: &Append) {
@@ -433,10 +446,7 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
     async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
         let mut state = self.log.write();
-        for shape in shapes {
-            let key = (shape.event_type.clone(), shape.version, shape.codec, shape.digest());
-            state.shapes.entry(key).or_insert_with(|| shape.clone());
-        }
+        shapes.iter().for_each(|shape| state.register(shape));
         Ok(())
     }
 

@@ -249,5 +249,5 @@ const LAST_SEAL: &str = "
     SELECT first_position, last_position, previous, digest, sealed_at FROM retell_seals ORDER BY first_position DESC LIMIT 1";
 
 /// Binds: first position, last position, previous digest, digest, time.
-const ADD_SEAL: &str = "
+pub(crate) const ADD_SEAL: &str = "
     INSERT IGNORE INTO retell_seals (first_position, last_position, previous, digest, sealed_at) VALUES (?, ?, ?, ?, ?)";

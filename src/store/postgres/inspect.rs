@@ -257,6 +257,6 @@ const LAST_SEAL: &str = "
     SELECT first_position, last_position, previous, digest, sealed_at FROM {schema}.seals ORDER BY first_position DESC LIMIT 1";
 
 /// Binds: first position, last position, previous digest, digest, time.
-const ADD_SEAL: &str = "
+pub(crate) const ADD_SEAL: &str = "
     INSERT INTO {schema}.seals (first_position, last_position, previous, digest, sealed_at)
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";

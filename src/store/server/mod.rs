@@ -1,5 +1,6 @@
 //! Code that the drivers for database servers share. It does not depend on the SQL dialect.
 
+pub(crate) mod archive;
 pub(crate) mod connections;
 pub(crate) mod convert;
 pub(crate) mod examine;

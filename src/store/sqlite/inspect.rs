@@ -21,10 +21,9 @@ use crate::store::sqlite::store::SqliteStore;
 #[async_trait]
 impl Inspect for SqliteStore {
     async fn rows(&self, from: Cursor, limit: usize) -> Result<Option<Vec<LogRow>>> {
-        // Each event is a commit of its own here.
         let after = match from {
             Cursor::Position(after) => to_sql(after.get()),
-            Cursor::Row { first, .. } => first,
+            Cursor::Row { first, ordinal } => first + i64::from(ordinal) - 1,
         };
         self.readers.run("read the rows of the log", move |db| rows(db, after, limit)).await.map(Some)
     }
@@ -57,14 +56,7 @@ impl Inspect for SqliteStore {
 
     async fn add_seal(&self, seal: &Seal) -> Result<()> {
         let seal = seal.clone();
-        let add = move |db: &mut Connection| {
-            let (first, last) = (to_sql(seal.first.get()), to_sql(seal.last.get()));
-            let time = seal.sealed_at.timestamp_micros();
-            let (previous, digest) = (seal.previous.as_bytes(), seal.digest.as_bytes());
-            db.prepare_cached(ADD_SEAL)?.execute((first, last, previous, digest, time))?;
-            Ok(())
-        };
-        self.writer.pool.run("store a seal", add).await
+        self.writer.pool.run("store a seal", move |db| add_seal(db, &seal)).await
     }
 
     async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>> {
@@ -74,6 +66,14 @@ impl Inspect for SqliteStore {
     async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64> {
         self.delete_keys_in(after, last, through).await
     }
+}
+
+pub(crate) fn add_seal(db: &Connection, seal: &Seal) -> Result<(), Failure> {
+    let (first, last) = (to_sql(seal.first.get()), to_sql(seal.last.get()));
+    let time = seal.sealed_at.timestamp_micros();
+    let (previous, digest) = (seal.previous.as_bytes(), seal.digest.as_bytes());
+    db.prepare_cached(ADD_SEAL)?.execute((first, last, previous, digest, time))?;
+    Ok(())
 }
 
 fn seal(row: &Row<'_>) -> Result<Seal, Failure> {
@@ -106,8 +106,9 @@ fn rows(db: &Connection, after: i64, limit: usize) -> Result<Vec<LogRow>, Failur
             payload: stored(row, 12)?.unwrap_or_default(),
         };
         bytes += event.payload.len();
-        let (first, previous) = (row.get(0)?, row.get(13)?);
-        found.push(LogRow { first, ordinal: 1, events: 1, is_on_time: true, previous, event: Some(event) });
+        let (position, ordinal, previous): (i64, i32, _) = (row.get(0)?, row.get(13)?, row.get(14)?);
+        let first = position - i64::from(ordinal) + 1;
+        found.push(LogRow { first, ordinal, events: ordinal, is_on_time: true, previous, event: Some(event) });
     }
     Ok(found)
 }
@@ -153,7 +154,7 @@ fn stray(db: &Connection, id: FaultId, statement: &'static str, limit: usize) ->
 const ROWS: &str = concat!(
     "SELECT e.position, ",
     event_columns!("e."),
-    ", (
+    ", e.ordinal, (
         SELECT p.position FROM retell_events p
         WHERE p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.version = e.version - 1)
     FROM retell_events e WHERE e.position > ?1

@@ -9,6 +9,6 @@ pub(crate) mod plan;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod sequence;
-mod shapes;
+pub(crate) mod shapes;
 pub(crate) mod snapshot;
 pub(crate) mod statement;

@@ -64,6 +64,6 @@ const NEXT_EVENT_TYPE: &str = "
     FROM (SELECT event_type FROM retell_events WHERE event_type > ? ORDER BY event_type LIMIT 1) AS found";
 
 /// Binds: event type, schema version, codec, digest, shape, time, program.
-const REGISTER: &str = "
+pub(crate) const REGISTER: &str = "
     INSERT INTO retell_shapes (event_type, schema_version, codec, digest, shape, first_seen, program)
     VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE program = program";

@@ -7,7 +7,7 @@ pub(crate) mod inline;
 pub(crate) mod keys;
 pub(crate) mod read;
 pub(crate) mod relay;
-mod shapes;
+pub(crate) mod shapes;
 pub(crate) mod signals;
 pub(crate) mod snapshot;
 pub(crate) mod verdict;

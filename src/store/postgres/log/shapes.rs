@@ -50,6 +50,6 @@ const NEXT_EVENT_TYPE: &str = "
     SELECT event_type FROM {schema}.events WHERE event_type > $1 ORDER BY event_type LIMIT 1";
 
 /// Binds: event type, schema version, codec, digest, shape, time, program.
-const REGISTER: &str = "
+pub(crate) const REGISTER: &str = "
     INSERT INTO {schema}.shapes (event_type, schema_version, codec, digest, shape, first_seen, program)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";

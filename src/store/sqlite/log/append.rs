@@ -56,7 +56,7 @@ impl Writer {
     }
 
     /// Raises the known head. Commits end one after another, but their results may arrive in any order.
-    fn advance_head(&self, head: Position) {
+    pub(crate) fn advance_head(&self, head: Position) {
         self.head.send_if_modified(|known| {
             let grown = head > *known;
             *known = head.max(*known);
@@ -221,6 +221,8 @@ struct Commit<'tx> {
     outcome: CachedStatement<'tx>,
     keep_outcome: CachedStatement<'tx>,
     head: Position,
+    /// The number of events written so far.
+    events: u32,
     recorded_at: i64,
     /// Whether the clock has gone back by more than recorded times hide. The first event then marks its position.
     steps_back: bool,
@@ -251,6 +253,7 @@ impl<'tx> Commit<'tx> {
             outcome: tx.prepare_cached(OUTCOME)?,
             keep_outcome: tx.prepare_cached(INSERT_KEY)?,
             head: Position::new(from_sql(head, "position")?),
+            events: 0,
             recorded_at: recorded_at.timestamp_micros(),
             steps_back: last_time.is_some_and(|last| recorded_at < last),
             written: Vec::new(),
@@ -355,10 +358,12 @@ impl<'tx> Commit<'tx> {
             event.metadata.causation_id.as_ref().map(|id| id.as_uuid().as_bytes()),
             metadata,
             &event.payload[..],
+            self.events + 1,
         ));
         match inserted {
             Ok(_) => {
                 self.head = position;
+                self.events += 1;
                 if std::mem::take(&mut self.steps_back) {
                     self.tx.prepare_cached(INSERT_CLOCK_STEP)?.execute([to_sql(position.get())])?;
                 }
@@ -418,13 +423,13 @@ const NEWEST: &str = "
     SELECT version, event_id FROM retell_events WHERE aggregate_type = ?1 AND aggregate_id = ?2
     ORDER BY version DESC LIMIT 1";
 
-const INSERT_EVENT: &str = "
+pub(crate) const INSERT_EVENT: &str = "
     INSERT INTO retell_events
         (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at,
-         correlation_id, causation_id, metadata, payload)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+         correlation_id, causation_id, metadata, payload, ordinal)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 
-const INSERT_CLOCK_STEP: &str = "INSERT INTO retell_clock_steps (position) VALUES (?1)";
+pub(crate) const INSERT_CLOCK_STEP: &str = "INSERT INTO retell_clock_steps (position) VALUES (?1)";
 
 /// The number of a commit is the position of its last event.
 const OUTCOME: &str = "
@@ -432,5 +437,5 @@ const OUTCOME: &str = "
     FROM retell_keys WHERE idempotency_key = ?1";
 
 /// Binds: key, commit, fingerprint, streams as JSON.
-const INSERT_KEY: &str =
+pub(crate) const INSERT_KEY: &str =
     "INSERT INTO retell_keys (idempotency_key, commit_id, fingerprint, streams) VALUES (?1, ?2, ?3, ?4)";

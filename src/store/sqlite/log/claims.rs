@@ -45,7 +45,7 @@ pub(crate) fn holder(db: &Connection, scope: &ClaimScope, value: &ClaimValue) ->
 const HOLDER: &str = "SELECT aggregate_type, aggregate_id FROM retell_reservations WHERE scope = ?1 AND value = ?2";
 
 /// Binds: scope, value, aggregate type, aggregate id.
-const RESERVE: &str = "
+pub(crate) const RESERVE: &str = "
     INSERT INTO retell_reservations (scope, value, aggregate_type, aggregate_id) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (scope, value) DO UPDATE SET aggregate_type = excluded.aggregate_type, aggregate_id = excluded.aggregate_id";
 

@@ -37,23 +37,25 @@ impl Writer {
     pub(crate) async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
         let shapes = shapes.to_vec();
         self.pool
-            .run("register shapes", move |db| {
-                let mut register = db.prepare_cached(REGISTER)?;
-                for shape in &shapes {
-                    register.execute((
-                        shape.event_type.as_str(),
-                        shape.version,
-                        shape.codec.number(),
-                        shape.digest(),
-                        &shape.shape,
-                        shape.first_seen.timestamp_micros(),
-                        &shape.program,
-                    ))?;
-                }
-                Ok(())
-            })
+            .run("register shapes", move |db| register(db, &shapes))
             .await
     }
+}
+
+pub(crate) fn register(db: &Connection, shapes: &[RegisteredShape]) -> Result<(), Failure> {
+    let mut register = db.prepare_cached(REGISTER)?;
+    for shape in shapes {
+        register.execute((
+            shape.event_type.as_str(),
+            shape.version,
+            shape.codec.number(),
+            shape.digest(),
+            &shape.shape,
+            shape.first_seen.timestamp_micros(),
+            &shape.program,
+        ))?;
+    }
+    Ok(())
 }
 
 const SHAPES: &str = "
