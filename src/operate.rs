@@ -9,7 +9,7 @@
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
-//! | [`audit`] | what operators have changed, when and why |
+//! | [`audit`], [`audit_with_log`] | what operators and programs have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
 //! | [`after_restore`], [`set_back`] | which processors and relays are ahead of a restored log |
@@ -49,7 +49,9 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
-pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
+pub use change::{
+    MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip,
+};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};

@@ -1,5 +1,6 @@
 //! The log and the read models in memory, for tests and for data that may be lost.
 
+mod audit;
 mod inline;
 mod inspect;
 pub(crate) mod log;

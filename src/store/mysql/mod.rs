@@ -9,6 +9,7 @@
 //!
 //! The names of the tables start with `retell_`. They are in the database that the connections have selected.
 
+mod audit;
 mod check;
 mod connection;
 mod convert;

@@ -4,6 +4,7 @@
 //! assigns positions afterwards, in commit order: any reader that finds commits without positions runs it. The decision record on lanes
 //! explains why no event is ever skipped.
 
+mod audit;
 mod check;
 mod connection;
 mod error;

@@ -3,6 +3,7 @@
 //! The driver calls SQLite through rusqlite on tokio's blocking threads, because one call per statement through an async driver costs more than
 //! the statement itself. A log has one connection for writing and a few for reading, which never wait for the writer (WAL).
 
+mod audit;
 mod connection;
 mod convert;
 mod error;

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::id::{ProjectionName, StreamId};
+use crate::store::memory::audit::add;
 use crate::store::memory::model::committed::Tables;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
@@ -20,9 +21,7 @@ impl Tables {
             if intervention.counts() {
                 self.count_change(projection);
             }
-            let entry = AuditEntry::new(intervention.action(), intervention.target(projection), by);
-            let id = self.audit.last().map_or(1, |last| last.id + 1);
-            self.audit.push(AuditEntry { id, ..entry });
+            add(&mut self.audit, AuditEntry::new(intervention.action(), intervention.target(projection), by));
         }
         Ok(is_changed)
     }
