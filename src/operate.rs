@@ -10,7 +10,7 @@
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
 //! | [`chain`](chain()) | the events that followed from one request, as a tree of causes |
-//! | [`audit`] | what operators have changed, when and why |
+//! | [`audit`], [`audit_with_log`] | what operators and programs have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
 //! | [`verify`](verify()) | whether the log is whole; since the first [`seal`](seal()), also whether it is unchanged |
 //! | [`export`](export()), [`import`](import()) | a copy of the log in a file, and from it into an empty log |
@@ -55,9 +55,11 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
-pub use chain::{Chain, ChainRef, Link, chain};
 pub use archive::{ArchiveOptions, ArchivedRows, Exported, Imported, export, import};
-pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
+pub use chain::{Chain, ChainRef, Link, chain};
+pub use change::{
+    MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip,
+};
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};

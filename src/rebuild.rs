@@ -34,6 +34,7 @@ use crate::notice::{self, NoticeKind};
 use crate::rebuild::build::{Build, PAGE_EVENTS};
 use crate::rebuild::job::Job;
 use crate::store::log::reader::EventReader;
+use crate::store::model::interventions::By;
 use crate::store::model::names;
 use crate::store::model::read_model::Work;
 use crate::store::model::views::{Switch, ViewId, ViewStore};
@@ -113,7 +114,14 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
             names::add(id.projection().as_str());
         }
         let (options, progress) = (RebuildOptions::new(), watch::Sender::new(Progress::default()));
-        Self { job: Job { view: Arc::new(view), reader: Arc::new(reader), models, options, progress } }
+        let by = By::program(format!("rebuild of {}", view.name()));
+        Self { job: Job { view: Arc::new(view), reader: Arc::new(reader), models, options, by, progress } }
+    }
+
+    /// Records switches, resets and deletions of generations as changes by this operator. Without one, they are changes by this program.
+    pub fn with_operator(mut self, by: By) -> Self {
+        self.job.by = by;
+        self
     }
 
     /// Replaces the settings.
@@ -190,7 +198,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
     }
 
     async fn promote(&self, id: &ViewId, switch: Switch) -> Result<Generation> {
-        let replaced = self.job.models.promote(id, switch).await?;
+        let replaced = self.job.models.promote_by(id, switch, &self.job.by).await?;
         let generation = id.generation();
         if replaced != generation {
             notice::send(self.job.view.name(), NoticeKind::GenerationSwitched { generation }, None);
@@ -247,7 +255,7 @@ impl<V: View, M: ViewStore + Clone> Rebuild<V, M> {
         let id = self.job.id()?;
         let (models, projection) = (self.job.models.clone(), id.projection().clone());
         let clear: Work<M::Tx> = Box::new(move |tx| async move { models.clear_rows(tx, &id).await }.boxed());
-        self.job.models.reset(&projection, Mark::START, clear).await?;
+        self.job.models.reset_by(&projection, Mark::START, clear, &self.job.by).await?;
         self.job.forget_other_states(&projection).await
     }
 }

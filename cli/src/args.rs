@@ -332,8 +332,13 @@ pub(crate) struct Doctor {
     #[arg(long)]
     pub(crate) after_restore: bool,
     /// Set back those that are ahead. Stop their workers first, and rebuild their views afterward
-    #[arg(long, requires = "after_restore")]
+    #[arg(long, requires_all = ["after_restore", "reason"])]
     pub(crate) set_back: bool,
+    /// The reason, for `audit`
+    #[arg(long, value_name = "TEXT", requires = "set_back")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) who: Who,
     /// Do it without a question
     #[arg(long)]
     pub(crate) yes: bool,
@@ -354,9 +359,9 @@ pub(crate) struct Retry {
     /// Only those whose error matches
     #[arg(long, value_name = "GLOB", requires = "all")]
     pub(crate) error: Option<String>,
-    /// The reason, for `audit`
-    #[arg(long, value_name = "TEXT", default_value = "retry")]
-    pub(crate) reason: String,
+    /// The reason, for `audit` [default: what was selected]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
     #[command(flatten)]
     pub(crate) who: Who,
     /// Show what would be retried, and change nothing

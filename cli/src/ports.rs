@@ -49,13 +49,13 @@ pub(crate) trait Models: Examine {
     async fn resume(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
 
     /// Returns the newest changes of operators.
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>>;
+    async fn audit(&self, log: &dyn Log, limit: usize) -> Result<Vec<AuditEntry>>;
 
     async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified>;
 
     async fn after_restore(&self, log: &dyn Log) -> Result<Places>;
 
-    async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position>;
+    async fn set_back(&self, log: &dyn Log, follower: &Follower, by: &By) -> Result<Position>;
 
     /// Deletes old rows, or counts them if there is no operator.
     async fn prune(
@@ -121,8 +121,8 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         operate::resume(self, processor, by).await
     }
 
-    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>> {
-        operate::audit(self, limit, None).await
+    async fn audit(&self, log: &dyn Log, limit: usize) -> Result<Vec<AuditEntry>> {
+        operate::audit_with_log(log, self, limit).await
     }
 
     async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified> {
@@ -133,8 +133,8 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         operate::after_restore(log, self).await
     }
 
-    async fn set_back(&self, log: &dyn Log, follower: &Follower) -> Result<Position> {
-        operate::set_back(log, self, follower).await
+    async fn set_back(&self, log: &dyn Log, follower: &Follower, by: &By) -> Result<Position> {
+        operate::set_back(log, self, follower, by).await
     }
 
         match by {

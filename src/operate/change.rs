@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::id::{ProjectionName, StreamId, Version};
 use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::log::relay::RelayStore;
 use crate::store::model::interventions::{AuditEntry, By, Intervention};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
@@ -138,4 +139,26 @@ pub async fn forget_processor<M: ReadModel + ?Sized>(
 /// A [read error](crate::Error#read-errors).
 pub async fn audit<M: ReadModel + ?Sized>(models: &M, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
     models.audit(limit.min(MAX_ENTRIES), before).await
+}
+
+/// Returns the last `limit` records of the read models and of the log, at most [`MAX_ENTRIES`], the newest first. The log records the resets of
+/// relays. If both share a database, each record is listed once.
+///
+/// # Errors
+/// A [read error](crate::Error#read-errors).
+pub async fn audit_with_log<L, M>(log: &L, models: &M, limit: usize) -> Result<Vec<AuditEntry>>
+where
+    L: RelayStore + ?Sized,
+    M: ReadModel + ?Sized,
+{
+    let limit = limit.min(MAX_ENTRIES);
+    let mut entries = models.audit(limit, None).await?;
+    for entry in log.relay_audit(limit, None).await? {
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
+    entries.sort_by_key(|entry| std::cmp::Reverse((entry.at, entry.id)));
+    entries.truncate(limit);
+    Ok(entries)
 }

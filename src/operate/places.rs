@@ -9,6 +9,7 @@ use crate::operate::report::{List, MAX_PROCESSORS, MAX_RELAYS};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::log::relay::RelayStore;
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::By;
 use crate::store::model::read_model::ReadModel;
 
 /// Whether the log has the place that a processor or a relay remembers.
@@ -144,7 +145,7 @@ async fn judged(
     Ok(JudgedPlace { follower, position, verdict })
 }
 
-/// Sets a place that is ahead of the log back, so that its relay or processor continues. Returns the new position. Does nothing if the place is
+/// Sets a place that is ahead of the log back, so that its relay or processor continues, and records it. Returns the new position. Does nothing if the place is
 /// not ahead any more.
 ///
 /// A relay goes to the head of the log. A processor goes to the beginning if it has order per aggregate, else to the head of the log. The rows of
@@ -152,11 +153,11 @@ async fn judged(
 /// [`ReadModel::reset`], which can also delete its rows. Stop the workers of the processor first.
 ///
 /// # Errors
-/// The errors of [`RelayStore::reset`] and [`ReadModel::reset`].
+/// The errors of [`RelayStore::reset_by`] and [`ReadModel::reset_by`].
 ///
 /// # Cancel safety
 /// A dropped call may still set the place back.
-pub async fn set_back<L, M>(log: &L, models: &M, follower: &Follower) -> Result<Position>
+pub async fn set_back<L, M>(log: &L, models: &M, follower: &Follower, by: &By) -> Result<Position>
 where
     L: EventReader + RelayStore + ?Sized,
     M: ReadModel + ?Sized,
@@ -168,7 +169,7 @@ where
             if judged(log, head, follower.clone(), mark).await?.verdict != Verdict::Ahead {
                 return Ok(mark.position);
             }
-            RelayStore::reset(log, relay, log.mark_at(head).await?).await?;
+            log.reset_by(relay, log.mark_at(head).await?, by).await?;
             Ok(head)
         }
         Follower::Processor(name) => {
@@ -179,7 +180,7 @@ where
                 return Ok(status.mark.position);
             }
             let to = if status.per_aggregate { Mark::START } else { log.mark_at(head).await? };
-            models.reset(name, to, Box::new(|_| Box::pin(async { Ok(()) }))).await?;
+            models.reset_by(name, to, Box::new(|_| Box::pin(async { Ok(()) })), by).await?;
             Ok(to.position)
         }
     }

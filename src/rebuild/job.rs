@@ -12,6 +12,7 @@ use crate::rebuild::progress::Progress;
 use crate::shape::types::Type;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::interventions::By;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
@@ -25,13 +26,15 @@ pub(super) struct Job<V, M> {
     pub(super) reader: Arc<dyn EventReader>,
     pub(super) models: M,
     pub(super) options: RebuildOptions,
+    /// The operator of the changes to generations.
+    pub(super) by: By,
     pub(super) progress: watch::Sender<Progress>,
 }
 
 impl<V: View, M: ViewStore + Clone> Job<V, M> {
     /// Deletes a generation, in bounded transactions.
     pub(super) async fn delete_generation(&self, id: &ViewId) -> Result<()> {
-        while !self.models.delete_generation(id, DELETED_ROWS).await? {}
+        while !self.models.delete_generation_by(id, DELETED_ROWS, &self.by).await? {}
         Ok(())
     }
 

@@ -109,6 +109,8 @@ forward! {
         async fn relay_statuses(&self, limit: usize) -> Result<Option<Vec<RelayStatus>>>;
         async fn advance(&self, relay: &str, to: Mark, fence: Fence) -> Result<()>;
         async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
+        async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()>;
+        async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>>;
         async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>>;
         async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
     }
@@ -137,6 +139,7 @@ forward! {
         async fn skipped(&self, projection: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Skipped>>;
         async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>>;
         async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;
+        async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>, by: &By) -> Result<()>;
         async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
         async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;
         async fn close(&self) -> Result<()>;
@@ -156,7 +159,9 @@ forward! {
         async fn insert_rows(&self, tx: &mut Self::Tx, view: &ViewId, rows: &[ViewRow]) -> Result<()>;
         async fn clear_rows(&self, tx: &mut Self::Tx, view: &ViewId) -> Result<()>;
         async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation>;
+        async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation>;
         async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool>;
+        async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool>;
         async fn live_generation(&self, view: &ProjectionName) -> Result<Generation>;
         async fn rows(
             &self,

@@ -31,6 +31,7 @@ mod a4_shared_connections;
 mod a5_bare_workers;
 mod a6_long_processes;
 mod a7_changed_states;
+mod audit;
 mod b1_unencodable;
 mod b2_equal;
 mod b3_names;

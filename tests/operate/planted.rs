@@ -92,7 +92,8 @@ pub(crate) async fn situation(log: &impl Log, models: &impl Models) {
     step(models, "lost", Mark::new(Position::new(3), id(33))).await;
     step(models, "orders", mark(6)).await;
     step(models, "orders@2", mark(1)).await;
-    models.promote(&ViewId::new("orders", Generation::new(2)).unwrap(), Switch::Force).await.unwrap();
+    let second = ViewId::new("orders", Generation::new(2)).unwrap();
+    models.promote_by(&second, Switch::Force, &By::new("ada", "a new layout")).await.unwrap();
 
     step(models, "shipping", mark(6)).await;
     let deadline = |number, at| {

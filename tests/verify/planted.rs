@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use retell::event::NewEvent;
 use retell::operate::{self, Follower, Verdict};
-use retell::store::{Snapshot, Step, Work};
+use retell::store::{By, Snapshot, Step, Work};
 use retell::{
     Append, Claim, Codec, CorrelationId, EventId, EventType, ExpectedVersion, Fence, Mark, Metadata, Position,
     ProjectionName, ReadModel, StreamId, Uuid, Version,
@@ -237,12 +237,16 @@ pub(crate) async fn place_ahead_is_set_back(log: &impl Log, models: &impl ReadMo
     let ahead: Vec<_> = places.ahead().map(|place| place.follower.clone()).collect();
     let totals = Follower::Processor(ProjectionName::new("totals").unwrap());
     assert_eq!(ahead, [totals, Follower::Relay("out".into())]);
+    let by = By::new("ada", "restored");
     for follower in &ahead {
-        assert_eq!(operate::set_back(log, models, follower).await.unwrap(), Position::new(11));
+        assert_eq!(operate::set_back(log, models, follower, &by).await.unwrap(), Position::new(11));
         // A second call changes nothing.
-        assert_eq!(operate::set_back(log, models, follower).await.unwrap(), Position::new(11));
+        assert_eq!(operate::set_back(log, models, follower, &by).await.unwrap(), Position::new(11));
     }
     let places = operate::after_restore(log, models).await.unwrap();
     assert_eq!(places.ahead().count(), 0, "{places:?}");
     assert_eq!(log.mark("out").await.unwrap().event_id, Some(id(11)));
+    let audit = operate::audit_with_log(log, models, 10).await.unwrap();
+    let targets: Vec<_> = audit.iter().map(|entry| (entry.target.as_str(), &entry.by)).collect();
+    assert_eq!(targets, [("out to position 11", &by), ("totals to position 11", &by)]);
 }

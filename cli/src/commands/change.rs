@@ -51,7 +51,7 @@ fn done(is_new: bool, changed: &str, unchanged: &str) -> Result<Answer, Failure>
 }
 
 pub(super) async fn audit(session: &Session, lines: usize) -> Result<Answer, Failure> {
-    let entries = session.call("read the audit", session.stores.models.audit(lines)).await?;
+    let entries = session.call("read the audit", session.stores.models.audit(&*session.stores.log, lines)).await?;
     let mut page = Page::default();
     if !entries.is_empty() {
         let rows = entries.iter().map(|entry| {

@@ -71,8 +71,9 @@ pub(super) async fn after_restore(session: &Session, doctor: &Doctor) -> Result<
     let mut set_back = Vec::new();
     if doctor.set_back && !ahead.is_empty() {
         confirm(&format!("set back {}", count(ahead.len() as u64, "place")), doctor.yes)?;
+        let by = doctor.who.because(doctor.reason.as_deref().unwrap_or_default());
         for place in ahead {
-            let position = session.call("set a place back", models.set_back(log, &place.follower)).await?;
+            let position = session.call("set a place back", models.set_back(log, &place.follower, &by)).await?;
             page.line(format!("{} continues after position {position}", name(&place.follower).1));
             set_back.push(json!({ "follower": place.follower, "position": position }));
         }

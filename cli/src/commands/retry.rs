@@ -49,7 +49,20 @@ pub(super) async fn answer(session: &Session, retry: &Retry) -> Result<Answer, F
         return Answer::new(&json!({ "dry_run": retry.dry_run, "items": items }), page, diagnostics);
     }
     confirm(&format!("retry {} of {}", of(chosen.len()), retry.processor), retry.yes)?;
-    carry_out(session, &chosen, &retry.who.because(&retry.reason), page, diagnostics).await
+    carry_out(session, &chosen, &retry.who.because(&reason(retry)), page, diagnostics).await
+}
+
+/// Returns the reason for the audit. Without one from the operator, it names the selection.
+fn reason(retry: &Retry) -> String {
+    if let Some(reason) = &retry.reason {
+        return reason.clone();
+    }
+    let Some(aggregate) = &retry.aggregate else {
+        let parts = [("event type", &retry.event_type), ("error", &retry.error)];
+        let parts = parts.into_iter().filter_map(|(what, glob)| Some(format!(" with the {what} {}", glob.as_ref()?)));
+        return format!("retry of all aggregates{}", parts.collect::<Vec<_>>().join(" and"));
+    };
+    format!("retry of {aggregate}")
 }
 
 async fn is_wanted(session: &Session, retry: &Retry, row: &Row) -> Result<bool, Failure> {

@@ -57,7 +57,9 @@ const CASES: [(&str, &[&str]); 11] = [
             "parked retry totals order/5 --yes",
             "parked retry unknown order/5 --yes",
             "parked retry totals --all --yes",
+            "parked retry totals --all --type order.* --error *such* --yes",
             "parked list",
+            "audit",
         ],
     ),
     (
@@ -107,8 +109,10 @@ const CASES: [(&str, &[&str]); 11] = [
             "doctor --after-restore",
             "doctor --set-back",
             "doctor --after-restore --set-back",
-            "doctor --after-restore --set-back --yes",
+            "doctor --after-restore --set-back --reason restored --as ada",
+            "doctor --after-restore --set-back --reason restored --as ada --yes",
             "doctor --after-restore",
+            "audit",
         ],
     ),
 ];

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
 use crate::id::{Fence, InvalidName, Position, parse_name};
+use crate::store::model::interventions::{AuditEntry, By};
 use crate::store::model::names;
 
 /// The maximum length of a lease. A store shortens a longer one, so that its end fits the timestamp type of every database.
@@ -119,6 +120,29 @@ pub trait RelayStore: Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped call may still move the position, or only end the lease.
     async fn reset(&self, relay: &str, to: Mark) -> Result<()>;
+
+    /// Moves the position of `relay` as [`reset`](Self::reset), and records who does it and why in the same transaction. A store that keeps an
+    /// audit records a `reset` as one by this program. The default implementation records nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if a text of `by` is not valid, otherwise the errors of [`reset`](Self::reset).
+    ///
+    /// # Cancel safety
+    /// As [`reset`](Self::reset).
+    async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()> {
+        by.check()?;
+        self.reset(relay, to).await
+    }
+
+    /// Returns the last `limit` records of changes in the database of the log, the newest first: those with a smaller number than `before`, if it is
+    /// given. If the read models share the database, their records are among them. The default implementation returns none.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        let _ = (limit, before);
+        Ok(Vec::new())
+    }
 
     /// Acquires the lease `name` if it is free or has ended, or extends it under the same fence if `holder` already has it.
     /// Returns `None` while another holder has it.

@@ -39,7 +39,9 @@ use crate::store::log::seal::Seal;
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::snapshots::{KeptSnapshot, snapshot_changes};
 use crate::store::log::token::Token;
+use crate::store::memory::audit::{add, newest};
 use crate::store::memory::model::MemoryReadModel;
+use crate::store::model::interventions::{AuditEntry, By};
 
 /// The number of events of a stream that a replay copies under one lock.
 const REPLAY_CHUNK: usize = 256;
@@ -137,6 +139,8 @@ pub(crate) struct State {
     /// By first position.
     pub(crate) seals: BTreeMap<Position, Seal>,
     relayed: HashMap<String, (Mark, Fence)>,
+    /// The resets of relays.
+    audit: Vec<AuditEntry>,
     leases: HashMap<String, Lease<Instant>>,
 }
 
@@ -493,6 +497,15 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.reset_by(relay, to, &By::program("no reason given")).await
+    }
+
+    async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        Ok(newest(&self.log.read().audit, limit, before))
+    }
+
+    async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()> {
+        by.check()?;
         check_relay_name(relay)?;
         self.check_relay(relay).await?;
         let mut state = self.log.write();
@@ -502,6 +515,7 @@ impl<T: Send + Sync + 'static> RelayStore for MemoryStore<T> {
         });
         let (relayed, newest) = state.relayed.entry(relay.to_owned()).or_default();
         (*relayed, *newest) = (to, fence.max(*newest));
+        add(&mut state.audit, AuditEntry::reset_relay(relay, to.position, by));
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{EventId, MAX_NAME_BYTES, ProjectionName, StreamId, Version};
+use crate::id::{EventId, Generation, MAX_NAME_BYTES, Position, ProjectionName, StreamId, Version};
+use crate::store::log::shapes::program_name;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::processors::RegisteredProcessor;
 
@@ -36,6 +37,13 @@ impl By {
     /// Creates the operator `who` with their `reason`.
     pub fn new(who: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { who: who.into(), reason: reason.into() }
+    }
+
+    /// Creates the operator of a change that this program makes, with its `reason`.
+    pub fn program(reason: impl Into<String>) -> Self {
+        let mut who = format!("the program {}", program_name());
+        who.truncate(who.floor_char_boundary(MAX_NAME_BYTES));
+        Self::new(who, reason)
     }
 
     /// Checks that every store can keep the texts.
@@ -119,7 +127,7 @@ impl Intervention {
     }
 }
 
-/// The kind of an intervention in the [audit](AuditEntry).
+/// The kind of a change in the [audit](AuditEntry).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -142,10 +150,18 @@ pub enum Action {
     PruneInbox,
     /// Rows of commits that have positions were deleted.
     PruneCommits,
+    /// A projection was moved to another position.
+    Reset,
+    /// Readers of a view were switched to another generation.
+    Switch,
+    /// The deletion of a generation of a view has begun.
+    DeleteGeneration,
+    /// A relay was moved to another position.
+    ResetRelay,
 }
 
 impl Action {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Pause,
         Self::Resume,
         Self::RetryParked,
@@ -155,6 +171,10 @@ impl Action {
         Self::PruneKeys,
         Self::PruneInbox,
         Self::PruneCommits,
+        Self::Reset,
+        Self::Switch,
+        Self::DeleteGeneration,
+        Self::ResetRelay,
     ];
 
     /// Returns the stored form of the action.
@@ -169,6 +189,10 @@ impl Action {
             Self::PruneKeys => "prune_keys",
             Self::PruneInbox => "prune_inbox",
             Self::PruneCommits => "prune_commits",
+            Self::Reset => "reset",
+            Self::Switch => "switch",
+            Self::DeleteGeneration => "delete_generation",
+            Self::ResetRelay => "reset_relay",
         }
     }
 
@@ -201,7 +225,7 @@ pub struct AuditEntry {
     pub by: By,
     /// The change.
     pub action: Action,
-    /// The changed part: the projection, and the aggregate and version if there are any.
+    /// The changed part: the projection or relay, and the aggregate and version, the position or the generation if there are any.
     pub target: String,
     /// The number of changed rows.
     pub count: u64,
@@ -218,6 +242,26 @@ impl AuditEntry {
     pub fn with_count(mut self, rows: u64) -> Self {
         self.count = rows;
         self
+    }
+
+    /// Creates the record of a projection that is moved to `to`.
+    pub fn reset(projection: &ProjectionName, to: Position, by: &By) -> Self {
+        Self::new(Action::Reset, format!("{projection} to position {to}"), by)
+    }
+
+    /// Creates the record of readers of `view` that are switched to another generation.
+    pub fn switch(view: &ProjectionName, from: Generation, to: Generation, by: &By) -> Self {
+        Self::new(Action::Switch, format!("{view} from generation {from} to {to}"), by)
+    }
+
+    /// Creates the record of a generation, by the name of its projection, whose deletion begins.
+    pub fn delete_generation(projection: &ProjectionName, by: &By) -> Self {
+        Self::new(Action::DeleteGeneration, projection.as_str(), by)
+    }
+
+    /// Creates the record of a relay that is moved to `to`.
+    pub fn reset_relay(relay: &str, to: Position, by: &By) -> Self {
+        Self::new(Action::ResetRelay, format!("{relay} to position {to}"), by)
     }
 }
 

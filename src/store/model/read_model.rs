@@ -366,6 +366,19 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A dropped call may still commit, but never in part.
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>) -> Result<()>;
 
+    /// Moves `projection` as [`reset`](Self::reset), and records who does it and why in the same transaction. A store that keeps an audit records
+    /// a `reset` as one by this program. The default implementation records nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if a text of `by` is not valid, otherwise the errors of [`reset`](Self::reset).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still commit, but never in part.
+    async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>, by: &By) -> Result<()> {
+        by.check()?;
+        self.reset(projection, to, work).await
+    }
+
     /// Marks `event` as handled in the inbox of `reaction`, inside the transaction `tx` of the reaction. Returns whether the event was new.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, MAX_NAME_BYTES, Position, ProjectionName, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::By;
 use crate::store::model::read_model::ReadModel;
 
 /// Identifies one generation of a view: the rows that are read and written together, under one checkpoint.
@@ -362,6 +363,19 @@ pub trait ViewStore: ReadModel {
     /// A dropped call may still switch.
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation>;
 
+    /// Switches all readers as [`promote`](Self::promote), and records who does it and why in the same transaction. A store that keeps an audit
+    /// records a `promote` as one by this program. The default implementation records nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if a text of `by` is not valid, otherwise the errors of [`promote`](Self::promote).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still switch.
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        by.check()?;
+        self.promote(view, when).await
+    }
+
     /// Deletes a generation that is not live, with its checkpoint and its parked aggregates. One call deletes at most `rows` rows and
     /// `rows` field entries. Returns whether the generation is gone: call this until it returns `true`. From the first call until then,
     /// the [state](ReadModel::state) of the generation is [`ProjectionState::Deleting`], and no worker continues from its checkpoint.
@@ -372,6 +386,19 @@ pub trait ViewStore: ReadModel {
     /// # Cancel safety
     /// A dropped call may still delete rows.
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool>;
+
+    /// Deletes a generation as [`delete_generation`](Self::delete_generation). The transaction of the first call records who does it and why. A
+    /// store that keeps an audit records a `delete_generation` as one by this program. The default implementation records nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if a text of `by` is not valid, otherwise the errors of [`delete_generation`](Self::delete_generation).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still delete rows.
+    async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
+        by.check()?;
+        self.delete_generation(view, rows).await
+    }
 
     /// Returns the generation that readers see.
     ///

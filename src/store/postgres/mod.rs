@@ -5,6 +5,7 @@
 //! explains why no event is ever skipped.
 
 mod archive;
+mod audit;
 mod check;
 mod connection;
 mod error;

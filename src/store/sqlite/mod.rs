@@ -4,6 +4,7 @@
 //! the statement itself. A log has one connection for writing and a few for reading, which never wait for the writer (WAL).
 
 mod archive;
+mod audit;
 mod connection;
 mod convert;
 mod error;

@@ -277,6 +277,12 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
         self.answer(fault, ended).await
     }
 
+    async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>, by: &By) -> Result<()> {
+        let fault = self.next();
+        let ended = self.inner.reset_by(projection, to, failing_work(work, fault), by).await;
+        self.answer(fault, ended).await
+    }
+
     async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool> {
         self.inner.mark_handled(tx, reaction, event).await
     }
@@ -330,6 +336,14 @@ impl<M: ViewStore> ViewStore for FaultyModels<M> {
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
         self.change(self.inner.delete_generation(view, rows)).await
+    }
+
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        self.change(self.inner.promote_by(view, when, by)).await
+    }
+
+    async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
+        self.change(self.inner.delete_generation_by(view, rows, by)).await
     }
 
     async fn live_generation(&self, view: &ProjectionName) -> Result<Generation> {

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::id::{ProjectionName, StreamId};
+use crate::store::memory::audit::add;
 use crate::store::memory::model::committed::Tables;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
@@ -20,16 +21,9 @@ impl Tables {
             if intervention.counts() {
                 self.count_change(projection);
             }
-            let entry = AuditEntry::new(intervention.action(), intervention.target(projection), by);
-            self.add_entry(entry);
+            add(&mut self.audit, AuditEntry::new(intervention.action(), intervention.target(projection), by));
         }
         Ok(is_changed)
-    }
-
-    /// Adds a record, with the next number.
-    pub(crate) fn add_entry(&mut self, entry: AuditEntry) {
-        let id = self.audit.last().map_or(1, |last| last.id + 1);
-        self.audit.push(AuditEntry { id, ..entry });
     }
 
     fn change(&mut self, projection: &ProjectionName, intervention: &Intervention, by: &By) -> Result<bool> {

@@ -1,6 +1,7 @@
 //! Deletes rows of inboxes in memory.
 
 use crate::error::Result;
+use crate::store::memory::audit::add;
 use crate::store::memory::model::committed::Tables;
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 
@@ -26,7 +27,7 @@ impl Tables {
             self.starts.insert(reaction.clone(), pruning.through);
         }
         if rows > 0 {
-            self.add_entry(pruning.entry(rows));
+            add(&mut self.audit, pruning.entry(rows));
         }
         Ok(rows)
     }

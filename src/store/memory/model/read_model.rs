@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName, StreamId};
+use crate::store::memory::audit::{add, newest};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::checkpoint_row::Checkpoint;
@@ -185,12 +186,15 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
     }
 
     async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        let committed = self.read();
-        let older = committed.tables.audit.iter().rev().filter(|entry| before.is_none_or(|before| entry.id < before));
-        Ok(older.take(limit).cloned().collect())
+        Ok(newest(&self.read().tables.audit, limit, before))
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<T>) -> Result<()> {
+        self.reset_by(projection, to, work, &By::program("no reason given")).await
+    }
+
+    async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<T>, by: &By) -> Result<()> {
+        by.check()?;
         self.check_name(projection).await?;
         let transaction = self.transactions.begin("reset").await?;
         let before = {
@@ -204,6 +208,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
         let mut committed = self.write();
         committed.commit(value, staged);
         committed.tables.reset(projection, to);
+        add(&mut committed.tables.audit, AuditEntry::reset(projection, to.position, by));
         Ok(())
     }
 
@@ -217,7 +222,7 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
 
     async fn record(&self, entry: &AuditEntry) -> Result<()> {
         entry.by.check()?;
-        self.write().tables.add_entry(entry.clone());
+        add(&mut self.write().tables.audit, entry.clone());
         Ok(())
     }
 

@@ -4,8 +4,10 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
+use crate::store::memory::audit::add;
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::memory::model::rows::Rows;
+use crate::store::model::interventions::{AuditEntry, By};
 use crate::store::model::views::{Changes, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live};
 
 impl<T> MemoryReadModel<T> {
@@ -38,6 +40,11 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        self.promote_by(view, when, &By::program("no reason given")).await
+    }
+
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        by.check()?;
         let _transaction = self.transactions.begin("promote").await?;
         let tables = &mut self.write().tables;
         let live = ViewId::new(view.view().as_str(), tables.views.live(view.view()))?;
@@ -47,11 +54,19 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         };
         when.check(view, standing(view), standing(&live))?;
         tables.views.live.insert(view.view().clone(), view.generation());
+        if live != *view {
+            add(&mut tables.audit, AuditEntry::switch(view.view(), live.generation(), view.generation(), by));
+        }
         Ok(live.generation())
     }
 
     /// Deletes the whole generation at once, because that costs no more than deleting one row.
-    async fn delete_generation(&self, view: &ViewId, _: usize) -> Result<bool> {
+    async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        self.delete_generation_by(view, rows, &By::program("no reason given")).await
+    }
+
+    async fn delete_generation_by(&self, view: &ViewId, _: usize, by: &By) -> Result<bool> {
+        by.check()?;
         let _transaction = self.transactions.begin("delete_generation").await?;
         let tables = &mut self.write().tables;
         if tables.views.live(view.view()) == view.generation() {
@@ -59,6 +74,7 @@ impl<T: Clone + Send + Sync + 'static> ViewStore for MemoryReadModel<T> {
         }
         tables.views.rows.remove(view);
         tables.forget(view.projection());
+        add(&mut tables.audit, AuditEntry::delete_generation(view.projection(), by));
         Ok(true)
     }
 

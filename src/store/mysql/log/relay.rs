@@ -10,6 +10,8 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Fence};
 use crate::store::log::mark::check_mark;
 use crate::store::log::relay::{RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::model::interventions::{AuditEntry, By};
+use crate::store::mysql::audit::{entries, insert_audit};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
 use crate::store::server::convert::{
@@ -48,9 +50,19 @@ impl RelayStore for MySqlStore {
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.reset_by(relay, to, &By::program("no reason given")).await
+    }
+
+    async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        entries(&self.writer.connections, limit, before).await
+    }
+
+    async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()> {
+        by.check()?;
         check_relay_name(relay)?;
         self.check_relay(relay).await?;
-        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
+        let entry = AuditEntry::reset_relay(relay, to.position, by);
+        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to, &entry)).await
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
@@ -91,14 +103,21 @@ impl MySqlStore {
         check_mark(to, found.map(EventId::from))
     }
 
-    async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
-        let (connections, name) = (&self.writer.connections, relay.as_bytes());
+    async fn reset_relay(&self, relay: &str, to: Mark, entry: &AuditEntry) -> Result<()> {
         let failed = |error| classify(error, "reset a relay");
-        let (position, id) = (to_sql(to.position.get()), id_to_sql(to));
-        // The lease ends first: a leader that takes it again gets a fence that the second statement does not exceed.
-        connections.execute(sqlx::query(END_LEASE).bind(name)).await.map_err(failed)?;
-        let reset = sqlx::query(RESET).bind(name).bind(position).bind(id).bind(name);
-        connections.execute(reset.bind(position).bind(id)).await.map_err(failed)
+        let mut lease = self.writer.connections.lease().await.map_err(failed)?;
+        let reset = async {
+            let (name, position, id) = (relay.as_bytes(), to_sql(to.position.get()), id_to_sql(to));
+            let mut tx = lease.begin().await?;
+            // The lease ends first: a leader that takes it again gets a fence that the second statement does not exceed.
+            sqlx::query(END_LEASE).bind(name).execute(&mut *tx).await?;
+            let reset = sqlx::query(RESET).bind(name).bind(position).bind(id).bind(name);
+            reset.bind(position).bind(id).execute(&mut *tx).await?;
+            insert_audit(&mut tx, entry).await?;
+            tx.commit().await
+        };
+        let reset = reset.await;
+        lease.finish(reset.map_err(failed))
     }
 
     async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {

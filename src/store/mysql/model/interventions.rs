@@ -7,11 +7,10 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::id::{ProjectionName, StreamId};
-use crate::store::model::interventions::{
-    AuditColumns, AuditEntry, By, Intervention, Pause, audit_entry, check_pausable,
-};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
 use crate::store::model::read_model::ReadModel;
 use crate::store::model::skipped::{Skipped, SkippedColumns};
+use crate::store::mysql::audit::insert_audit;
 use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::checkpoint::lock_checkpoint_in;
@@ -108,7 +107,7 @@ impl MySqlReadModel {
         }
         if is_changed {
             let entry = AuditEntry::new(intervention.action(), intervention.target(projection), by);
-            self.insert_audit(&mut tx, &entry).await?;
+            insert_audit(&mut tx, &entry).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(is_changed)
@@ -131,17 +130,6 @@ impl MySqlReadModel {
             .bind(skipped.by.who.as_bytes())
             .bind(skipped.by.reason.as_bytes())
             .bind(skipped.state.as_str().as_bytes());
-        query.execute(tx).await.map(drop).map_err(failed)
-    }
-
-    pub(crate) async fn insert_audit(&self, tx: &mut MySqlConnection, entry: &AuditEntry) -> Result<()> {
-        let query = sqlx::query(AUDIT)
-            .bind(time_to_sql(entry.at))
-            .bind(entry.by.who.as_bytes())
-            .bind(entry.action.as_str().as_bytes())
-            .bind(entry.target.as_bytes())
-            .bind(entry.by.reason.as_bytes())
-            .bind(to_sql(entry.count));
         query.execute(tx).await.map(drop).map_err(failed)
     }
 
@@ -194,19 +182,6 @@ impl MySqlReadModel {
         };
         let rows = query.bind(limit_to_sql(limit)).fetch_all(db).await.map_err(failed)?;
         rows.iter().map(|row| skipped_columns(row).map_err(failed)?.parse()).collect()
-    }
-
-    pub(crate) async fn audit_before(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        let read = || async {
-            let query = sqlx::query_as(ENTRIES).bind(before.map_or(i64::MAX, to_sql));
-            let rows: Vec<AuditColumns> = self
-                .connections
-                .all(query.bind(limit_to_sql(limit)))
-                .await
-                .map_err(|error| classify(error, "read the audit"))?;
-            rows.into_iter().map(audit_entry).collect()
-        };
-        self.connections.repeat("read the audit", read).await
     }
 }
 
@@ -266,13 +241,3 @@ const SKIPPED: &str = "
 const SKIPPED_AT: &str = "
     SELECT projection, aggregate_type, aggregate_id, version, position, event_id, error, at, who, reason, state
     FROM retell_skipped WHERE shared_name = ? AND aggregate_type = ? AND aggregate_id = ? ORDER BY number LIMIT ?";
-
-/// Binds: time, operator, action, target, reason, count.
-const AUDIT: &str = "
-    INSERT INTO retell_audit (at, who, action, target, reason, count) VALUES (?, ?, ?, ?, ?, ?)";
-
-/// Binds: number, limit.
-const ENTRIES: &str = "
-    SELECT id, at, CONVERT(who USING utf8mb4), CONVERT(action USING utf8mb4), CONVERT(target USING utf8mb4),
-        CONVERT(reason USING utf8mb4), count
-    FROM retell_audit WHERE id < ? ORDER BY id DESC LIMIT ?";

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::id::{EventId, Position, ProjectionName};
 use crate::store::model::interventions::AuditEntry;
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
+use crate::store::mysql::audit::insert_audit;
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::checkpoint::{RESET_START, lock_checkpoint_in};
 use crate::store::mysql::model::read_model::MySqlReadModel;
@@ -35,7 +36,8 @@ impl MySqlReadModel {
     pub(crate) async fn record_change(&self, entry: &AuditEntry) -> Result<()> {
         entry.by.check()?;
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let recorded = self.connections.limits().call("record a change", self.insert_audit(&mut lease, entry)).await;
+        let insert = async { insert_audit(&mut lease, entry).await.map_err(|error| classify(error, "record a change")) };
+        let recorded = self.connections.limits().call("record a change", insert).await;
         lease.finish(recorded)
     }
 
@@ -95,7 +97,7 @@ impl MySqlReadModel {
             begin.bind(id_to_sql(pruning.through)).bind(name).execute(&mut *tx).await.map_err(failed)?;
         }
         if rows > 0 {
-            self.insert_audit(&mut tx, &pruning.entry(rows)).await?;
+            insert_audit(&mut tx, &pruning.entry(rows)).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(rows)

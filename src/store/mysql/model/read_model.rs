@@ -18,6 +18,7 @@ use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
+use crate::store::mysql::audit::{entries, insert_audit};
 use crate::store::mysql::check::{self, Part};
 use crate::store::mysql::connection;
 use crate::store::mysql::connection::Connections;
@@ -269,10 +270,21 @@ impl ReadModel for MySqlReadModel {
     }
 
     async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        self.audit_before(limit, before).await
+        entries(&self.connections, limit, before).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<MySqlConnection>) -> Result<()> {
+        self.reset_by(projection, to, work, &By::program("no reason given")).await
+    }
+
+    async fn reset_by(
+        &self,
+        projection: &ProjectionName,
+        to: Mark,
+        work: Work<MySqlConnection>,
+        by: &By,
+    ) -> Result<()> {
+        by.check()?;
         self.check_name(projection).await?;
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -296,6 +308,7 @@ impl ReadModel for MySqlReadModel {
         if to != Mark::START {
             sqlx::query(RESET_START).bind(position).bind(id).bind(name).execute(&mut *tx).await.map_err(failed)?;
         }
+        insert_audit(&mut tx, &AuditEntry::reset(projection, to.position, by)).await.map_err(failed)?;
         let committed = tx.commit().await;
         lease.end(committed).map_err(failed)
     }

@@ -6,10 +6,13 @@ use sqlx::{MySql, MySqlConnection, QueryBuilder, Row as _};
 
 use crate::error::Result;
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
+use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::checkpoint_row::Checkpoint;
+use crate::store::model::interventions::{AuditEntry, By};
 use crate::store::model::views::{
     Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
+use crate::store::mysql::audit::insert_audit;
 use crate::store::mysql::convert::text;
 use crate::store::mysql::error::classify;
 use crate::store::mysql::model::checkpoint::lock_checkpoint;
@@ -61,17 +64,27 @@ impl ViewStore for MySqlReadModel {
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        self.promote_by(view, when, &By::program("no reason given")).await
+    }
+
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        by.check()?;
         let mut lease =
             self.connections.lease().await.map_err(|error| classify(error, "switch a view's generation"))?;
-        let promoted = promote_on(&mut lease, view, when);
+        let promoted = promote_on(&mut lease, view, when, by);
         let promoted = self.connections.call("switch a view's generation", promoted).await;
         lease.finish(promoted)
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        self.delete_generation_by(view, rows, &By::program("no reason given")).await
+    }
+
+    async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
+        by.check()?;
         let mut lease =
             self.connections.lease().await.map_err(|error| classify(error, "delete a view's generation"))?;
-        let deleted = delete_on(&mut lease, view, rows);
+        let deleted = delete_on(&mut lease, view, rows, by);
         let deleted = self.connections.call("delete a view's generation", deleted).await;
         lease.finish(deleted)
     }
@@ -137,24 +150,32 @@ impl ViewStore for MySqlReadModel {
     }
 }
 
-async fn promote_on(lease: &mut Lease<MySql>, view: &ViewId, when: Switch) -> Result<Generation> {
+async fn promote_on(lease: &mut Lease<MySql>, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
     let failed = |error| classify(error, "switch a view's generation");
     let mut tx = lease.begin().await.map_err(failed)?;
     let live = check_promotion(&mut tx, view, when).await??;
     let query = sqlx::query(PROMOTE).bind(to_sql(view.generation().get())).bind(view.view().as_str().as_bytes());
     query.execute(&mut *tx).await.map_err(failed)?;
+    if live != view.generation() {
+        let entry = AuditEntry::switch(view.view(), live, view.generation(), by);
+        insert_audit(&mut tx, &entry).await.map_err(failed)?;
+    }
     tx.commit().await.map_err(failed)?;
     Ok(live)
 }
 
-async fn delete_on(lease: &mut Lease<MySql>, view: &ViewId, rows: usize) -> Result<bool> {
+async fn delete_on(lease: &mut Lease<MySql>, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
     let failed = |error| classify(error, "delete a view's generation");
     let projection = view.projection().as_str().as_bytes();
     let mut tx = lease.begin().await.map_err(failed)?;
     // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
-    lock_checkpoint(&mut tx, view.projection()).await?;
+    let before = lock_checkpoint(&mut tx, view.projection()).await?;
     if lock_live(&mut tx, view.view()).await? == view.generation() {
         return Err(still_live(view));
+    }
+    if before.state != ProjectionState::Deleting {
+        let entry = AuditEntry::delete_generation(view.projection(), by);
+        insert_audit(&mut tx, &entry).await.map_err(failed)?;
     }
     sqlx::query(MARK_DELETING).bind(projection).execute(&mut *tx).await.map_err(failed)?;
     let is_gone = delete_rows(&mut tx, view, rows).await.map_err(failed)?;

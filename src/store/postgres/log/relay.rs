@@ -10,6 +10,8 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Fence};
 use crate::store::log::mark::changed;
 use crate::store::log::relay::{RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name};
+use crate::store::model::interventions::{AuditEntry, By};
+use crate::store::postgres::audit::entries;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::store::PostgresStore;
 use crate::store::server::convert::{
@@ -49,9 +51,19 @@ impl RelayStore for PostgresStore {
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.reset_by(relay, to, &By::program("no reason given")).await
+    }
+
+    async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        entries(&self.writer.connections, &self.schema, limit, before).await
+    }
+
+    async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()> {
+        by.check()?;
         check_relay_name(relay)?;
         self.check_relay(relay).await?;
-        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to)).await
+        let entry = AuditEntry::reset_relay(relay, to.position, by);
+        self.writer.connections.repeat("reset a relay", || self.reset_relay(relay, to, &entry)).await
     }
 
     async fn acquire_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<Option<Fence>> {
@@ -86,8 +98,10 @@ impl PostgresStore {
         check_fence(relay, fence, Fence::new(from_sql(newest, "fence")?))
     }
 
-    async fn reset_relay(&self, relay: &str, to: Mark) -> Result<()> {
+    async fn reset_relay(&self, relay: &str, to: Mark, entry: &AuditEntry) -> Result<()> {
         let query = sqlx::query(self.schema.sql(RESET)).bind(relay).bind(to_sql(to.position.get())).bind(id_to_sql(to));
+        let query = query.bind(entry.at).bind(&entry.by.who).bind(entry.action.as_str());
+        let query = query.bind(&entry.target).bind(&entry.by.reason).bind(to_sql(entry.count));
         self.writer.connections.execute(query).await.map_err(|error| classify(error, "reset a relay"))
     }
 
@@ -144,7 +158,9 @@ const ADVANCE: &str = "
 
 /// Binds: relay, position, event. The lease that the leading relay holds ends, and its fence is not enough to move the position.
 const RESET: &str = "
-    WITH lease AS (UPDATE {schema}.leases SET fence = fence + 1, holder = NULL WHERE name = $1 RETURNING fence)
+    WITH lease AS (UPDATE {schema}.leases SET fence = fence + 1, holder = NULL WHERE name = $1 RETURNING fence),
+    record AS (
+        INSERT INTO {schema}.audit (at, who, action, target, reason, count) VALUES ($4, $5, $6, $7, $8, $9))
     INSERT INTO {schema}.relays AS r (relay, position, event_id, fence) VALUES ($1, $2, $3, coalesce((SELECT fence FROM lease), 0))
     ON CONFLICT (relay) DO UPDATE
     SET position = excluded.position, event_id = excluded.event_id, fence = greatest(r.fence, excluded.fence)";

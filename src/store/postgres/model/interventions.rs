@@ -7,11 +7,10 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::id::{ProjectionName, StreamId};
-use crate::store::model::interventions::{
-    AuditColumns, AuditEntry, By, Intervention, Pause, audit_entry, check_pausable,
-};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
 use crate::store::model::read_model::ReadModel;
 use crate::store::model::skipped::{Skipped, SkippedColumns};
+use crate::store::postgres::audit::insert_audit;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::checkpoint::{LOCK, lock};
 use crate::store::postgres::model::parking::{PARKED_AT, RETRY, columns};
@@ -109,7 +108,7 @@ impl PostgresReadModel {
         }
         if is_changed {
             let entry = AuditEntry::new(intervention.action(), intervention.target(projection), by);
-            self.insert_audit(&mut tx, &entry).await?;
+            insert_audit(&self.schema, &mut tx, &entry).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(is_changed)
@@ -132,17 +131,6 @@ impl PostgresReadModel {
             .bind(&skipped.by.who)
             .bind(&skipped.by.reason)
             .bind(skipped.state.as_str());
-        query.execute(tx).await.map(drop).map_err(failed)
-    }
-
-    pub(crate) async fn insert_audit(&self, tx: &mut PgConnection, entry: &AuditEntry) -> Result<()> {
-        let query = sqlx::query(self.schema.sql(AUDIT))
-            .bind(entry.at)
-            .bind(&entry.by.who)
-            .bind(entry.action.as_str())
-            .bind(&entry.target)
-            .bind(&entry.by.reason)
-            .bind(to_sql(entry.count));
         query.execute(tx).await.map(drop).map_err(failed)
     }
 
@@ -191,19 +179,6 @@ impl PostgresReadModel {
         };
         let rows = query.bind(limit_to_sql(limit)).fetch_all(db).await.map_err(failed)?;
         rows.iter().map(|row| skipped_columns(row).map_err(failed)?.parse()).collect()
-    }
-
-    pub(crate) async fn audit_before(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        let read = || async {
-            let query = sqlx::query_as(self.schema.sql(ENTRIES)).bind(before.map_or(i64::MAX, to_sql));
-            let rows: Vec<AuditColumns> = self
-                .connections
-                .all(query.bind(limit_to_sql(limit)))
-                .await
-                .map_err(|error| classify(error, "read the audit"))?;
-            rows.into_iter().map(audit_entry).collect()
-        };
-        self.connections.repeat("read the audit", read).await
     }
 }
 
@@ -266,11 +241,3 @@ const SKIPPED_AT: &str = "
     SELECT projection, aggregate_type, aggregate_id, version, position, event_id, error, at, who, reason, state
     FROM {schema}.skipped WHERE shared_name = $1 AND aggregate_type = $2 AND aggregate_id = $3
     ORDER BY number LIMIT $4";
-
-/// Binds: time, operator, action, target, reason, count.
-const AUDIT: &str = "
-    INSERT INTO {schema}.audit (at, who, action, target, reason, count) VALUES ($1, $2, $3, $4, $5, $6)";
-
-/// Binds: number, limit.
-const ENTRIES: &str = "
-    SELECT id, at, who, action, target, reason, count FROM {schema}.audit WHERE id < $1 ORDER BY id DESC LIMIT $2";

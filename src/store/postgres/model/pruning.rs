@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::id::{EventId, Position, ProjectionName};
 use crate::store::model::interventions::AuditEntry;
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
+use crate::store::postgres::audit::insert_audit;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::checkpoint::{LOCK, RESET_START, lock};
 use crate::store::postgres::model::read_model::PostgresReadModel;
@@ -27,7 +28,8 @@ impl PostgresReadModel {
     pub(crate) async fn record_change(&self, entry: &AuditEntry) -> Result<()> {
         entry.by.check()?;
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let recorded = self.connections.limits().call("record a change", self.insert_audit(&mut lease, entry)).await;
+        let insert = async { insert_audit(&self.schema, &mut lease, entry).await.map_err(|error| classify(error, "record a change")) };
+        let recorded = self.connections.limits().call("record a change", insert).await;
         lease.finish(recorded)
     }
 
@@ -81,7 +83,7 @@ impl PostgresReadModel {
             begin.execute(&mut *tx).await.map_err(failed)?;
         }
         if rows > 0 {
-            self.insert_audit(&mut tx, &pruning.entry(rows)).await?;
+            insert_audit(&self.schema, &mut tx, &pruning.entry(rows)).await.map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
         Ok(rows)

@@ -18,6 +18,7 @@ use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
+use crate::store::postgres::audit::{entries, insert_audit};
 use crate::store::postgres::check::{self, Part};
 use crate::store::postgres::connection;
 use crate::store::postgres::connection::Connections;
@@ -268,10 +269,15 @@ impl ReadModel for PostgresReadModel {
     }
 
     async fn audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        self.audit_before(limit, before).await
+        entries(&self.connections, &self.schema, limit, before).await
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>) -> Result<()> {
+        self.reset_by(projection, to, work, &By::program("no reason given")).await
+    }
+
+    async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<PgConnection>, by: &By) -> Result<()> {
+        by.check()?;
         self.check_name(projection).await?;
         let failed = |error| classify(error, "reset a projection");
         let mut lease = self.connections.lease().await.map_err(failed)?;
@@ -293,6 +299,8 @@ impl ReadModel for PostgresReadModel {
             let begin = begin.bind(to_sql(to.position.get())).bind(id_to_sql(to));
             begin.execute(&mut *tx).await.map_err(failed)?;
         }
+        let entry = AuditEntry::reset(projection, to.position, by);
+        insert_audit(&self.schema, &mut tx, &entry).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 

@@ -8,9 +8,11 @@ use sqlx::{PgConnection, Postgres, Row as _};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Generation, Position, ProjectionName, ViewKey};
 use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::{AuditEntry, By};
 use crate::store::model::views::{
     Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
+use crate::store::postgres::audit::insert_audit;
 use crate::store::postgres::error::classify;
 use crate::store::postgres::model::read_model::PostgresReadModel;
 use crate::store::server::convert::{from_sql, limit_to_sql, to_sql};
@@ -53,17 +55,27 @@ impl ViewStore for PostgresReadModel {
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
+        self.promote_by(view, when, &By::program("no reason given")).await
+    }
+
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        by.check()?;
         let failed = |error| classify(error, "switch a view's generation");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let promoted = self.promote_on(&mut lease, view, when);
+        let promoted = self.promote_on(&mut lease, view, when, by);
         let promoted = self.connections.call("switch a view's generation", promoted).await;
         lease.finish(promoted)
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
+        self.delete_generation_by(view, rows, &By::program("no reason given")).await
+    }
+
+    async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
+        by.check()?;
         let failed = |error| classify(error, "delete a view's generation");
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let deleted = self.delete_on(&mut lease, view, rows);
+        let deleted = self.delete_on(&mut lease, view, rows, by);
         let deleted = self.connections.call("delete a view's generation", deleted).await;
         lease.finish(deleted)
     }
@@ -106,7 +118,13 @@ impl ViewStore for PostgresReadModel {
 }
 
 impl PostgresReadModel {
-    async fn promote_on(&self, lease: &mut Lease<Postgres>, view: &ViewId, when: Switch) -> Result<Generation> {
+    async fn promote_on(
+        &self,
+        lease: &mut Lease<Postgres>,
+        view: &ViewId,
+        when: Switch,
+        by: &By,
+    ) -> Result<Generation> {
         let failed = |error| classify(error, "switch a view's generation");
         let mut tx = lease.begin().await.map_err(failed)?;
         let checkpoint = self.lock_checkpoint(&mut tx, view).await?;
@@ -114,18 +132,27 @@ impl PostgresReadModel {
         let live_at = self.lock_checkpoint(&mut tx, &live).await?;
         when.check(view, checkpoint, live_at)?;
         self.view_query(PROMOTE, view).execute(&mut *tx).await.map_err(failed)?;
+        if live != *view {
+            let entry = AuditEntry::switch(view.view(), live.generation(), view.generation(), by);
+            insert_audit(&self.schema, &mut tx, &entry).await.map_err(failed)?;
+        }
         tx.commit().await.map_err(failed)?;
         Ok(live.generation())
     }
 
-    async fn delete_on(&self, lease: &mut Lease<Postgres>, view: &ViewId, rows: usize) -> Result<bool> {
+    async fn delete_on(&self, lease: &mut Lease<Postgres>, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
         let failed = |error| classify(error, "delete a view's generation");
         let projection = view.projection().as_str();
         let mut tx = lease.begin().await.map_err(failed)?;
         // Locks in the same order as `promote`, so the two cannot deadlock: first the checkpoint, then the live generation.
+        let before = self.lock_checkpoint(&mut tx, view).await?;
         sqlx::query(self.schema.sql(MARK_DELETING)).bind(projection).execute(&mut *tx).await.map_err(failed)?;
         if self.lock_live(&mut tx, view.view()).await? == view.generation() {
             return Err(still_live(view));
+        }
+        if before.state != ProjectionState::Deleting {
+            let entry = AuditEntry::delete_generation(view.projection(), by);
+            insert_audit(&self.schema, &mut tx, &entry).await.map_err(failed)?;
         }
         let is_gone = self.delete_rows(&mut tx, view, rows).await.map_err(failed)?;
         if is_gone {

@@ -14,6 +14,8 @@ use crate::store::log::mark::changed;
 use crate::store::log::relay::{
     LONGEST_LEASE, RelayStatus, RelayStore, check_fence, check_lease_name, check_relay_name,
 };
+use crate::store::model::interventions::{AuditEntry, By};
+use crate::store::sqlite::audit::{entries, insert_audit};
 use crate::store::sqlite::convert::{event_id_to_sql, from_sql, mark_from_sql, to_sql};
 use crate::store::sqlite::error::{Failure, corrupt};
 use crate::store::sqlite::log::read::mark_at;
@@ -76,9 +78,18 @@ impl RelayStore for SqliteStore {
     }
 
     async fn reset(&self, relay: &str, to: Mark) -> Result<()> {
+        self.reset_by(relay, to, &By::program("no reason given")).await
+    }
+
+    async fn relay_audit(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
+        self.readers.run("read the audit", move |db| entries(db, limit, before)).await
+    }
+
+    async fn reset_by(&self, relay: &str, to: Mark, by: &By) -> Result<()> {
+        by.check()?;
         check_relay_name(relay)?;
         self.check_relay(relay).await?;
-        let relay = relay.to_owned();
+        let (relay, entry) = (relay.to_owned(), AuditEntry::reset_relay(relay, to.position, by));
         self.writer
             .pool
             .run("reset a relay", move |db| {
@@ -86,6 +97,7 @@ impl RelayStore for SqliteStore {
                 open.db.prepare_cached(END_LEASE)?.execute([&relay])?;
                 let binds = (&relay, to_sql(to.position.get()), event_id_to_sql(to.event_id));
                 open.db.prepare_cached(RESET)?.execute(binds)?;
+                insert_audit(open.db, &entry)?;
                 open.commit()
             })
             .await

@@ -1,16 +1,17 @@
 //! The changes that operators make to a projection, and their records.
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::error::Result;
 use crate::id::{ProjectionName, StreamId};
 use crate::store::model::checkpoint::ProjectionState;
-use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, audit_entry, check_pausable};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
 use crate::store::model::read_model::ReadModel;
 use crate::store::model::skipped::{Skipped, SkippedColumns};
+use crate::store::sqlite::audit::{entries, insert_audit, limit_to_sql, time};
 use crate::store::sqlite::convert::{event_id_from_sql, event_id_to_sql, to_sql};
-use crate::store::sqlite::error::{Failure, corrupt};
+use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::checkpoint::{checkpoint, set_checkpoint};
 use crate::store::sqlite::model::parking::{RETRY, parked_at};
 use crate::store::sqlite::model::processors::FORGET;
@@ -62,17 +63,7 @@ impl SqliteReadModel {
     }
 
     pub(crate) async fn audit_before(&self, limit: usize, before: Option<u64>) -> Result<Vec<AuditEntry>> {
-        let read = move |db: &mut Connection| {
-            let mut select = db.prepare_cached(ENTRIES)?;
-            let mut rows = select.query((before.map_or(i64::MAX, to_sql), limit_to_sql(limit)))?;
-            let mut entries = Vec::new();
-            while let Some(row) = rows.next()? {
-                let columns =
-                    (row.get(0)?, time(row.get(1)?)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
-                entries.push(audit_entry(columns)?);
-            }
-            Ok(entries)
-        };
+        let read = move |db: &mut Connection| entries(db, limit, before);
         self.readers.run("read the audit", read).await
     }
 }
@@ -190,21 +181,6 @@ fn insert_skipped(db: &Connection, row: &Skipped) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn insert_audit(db: &Connection, entry: &AuditEntry) -> Result<(), Failure> {
-    let AuditEntry { at, by, action, target, count, .. } = entry;
-    let binds = (at.timestamp_micros(), &by.who, action.as_str(), target, &by.reason, to_sql(*count));
-    db.prepare_cached(AUDIT)?.execute(binds)?;
-    Ok(())
-}
-
-fn limit_to_sql(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn time(micros: i64) -> Result<DateTime<Utc>, Failure> {
-    DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt(format!("invalid time {micros}")))
-}
-
 const IS_INLINE: &str = "SELECT inline FROM retell_checkpoints WHERE projection = ?1";
 
 /// Binds: projection, time, operator, reason.
@@ -235,11 +211,3 @@ const SKIPPED: &str = "
 const SKIPPED_AT: &str = "
     SELECT projection, aggregate_type, aggregate_id, version, position, event_id, error, at, who, reason, state
     FROM retell_skipped WHERE shared_name = ?1 AND aggregate_type = ?3 AND aggregate_id = ?4 ORDER BY number LIMIT ?2";
-
-/// Binds: time, operator, action, target, reason, count.
-const AUDIT: &str = "
-    INSERT INTO retell_audit (at, who, action, target, reason, count) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-
-/// Binds: number, limit.
-const ENTRIES: &str = "
-    SELECT id, at, who, action, target, reason, count FROM retell_audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";

@@ -11,7 +11,7 @@ use crate::store::sqlite::convert::{event_id_to_sql, mark_from_sql, position_fro
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::checkpoint::{RESET_START, checkpoint};
 use crate::store::sqlite::model::inbox::start_of;
-use crate::store::sqlite::model::interventions::insert_audit;
+use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 

@@ -19,6 +19,7 @@ use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
+use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
 use crate::store::sqlite::error::classify_work;
@@ -242,8 +243,13 @@ impl ReadModel for SqliteReadModel {
     }
 
     async fn reset(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>) -> Result<()> {
+        self.reset_by(projection, to, work, &By::program("no reason given")).await
+    }
+
+    async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<Connection>, by: &By) -> Result<()> {
+        by.check()?;
         self.check_name(projection).await?;
-        let projection = projection.clone();
+        let (projection, entry) = (projection.clone(), AuditEntry::reset(projection, to.position, by));
         self.writer
             .run_async("reset a projection", move |db, call| {
                 let open = OpenTransaction::begin(db)?;
@@ -257,6 +263,7 @@ impl ReadModel for SqliteReadModel {
                     let binds = (projection.as_str(), to_sql(to.position.get()), event_id_to_sql(to.event_id));
                     open.db.prepare_cached(RESET_START)?.execute(binds)?;
                 }
+                insert_audit(open.db, &entry)?;
                 open.commit()
             })
             .await

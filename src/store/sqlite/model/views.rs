@@ -6,9 +6,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::Result;
 use crate::id::{Generation, ProjectionName, ViewKey};
+use crate::store::model::checkpoint::ProjectionState;
+use crate::store::model::interventions::{AuditEntry, By};
 use crate::store::model::views::{
     Changes, Entry, GenerationStatus, Switch, ViewId, ViewPage, ViewRow, ViewStore, still_live, stored_key,
 };
+use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::convert::{from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::checkpoint::checkpoint;
@@ -31,7 +34,12 @@ impl ViewStore for SqliteReadModel {
     }
 
     async fn promote(&self, view: &ViewId, when: Switch) -> Result<Generation> {
-        let view = view.clone();
+        self.promote_by(view, when, &By::program("no reason given")).await
+    }
+
+    async fn promote_by(&self, view: &ViewId, when: Switch, by: &By) -> Result<Generation> {
+        by.check()?;
+        let (view, by) = (view.clone(), by.clone());
         self.writer
             .run("switch a view's generation", move |db| {
                 let open = OpenTransaction::begin(db)?;
@@ -42,6 +50,10 @@ impl ViewStore for SqliteReadModel {
                 };
                 when.check(&view, standing(&view)?, standing(&live)?)?;
                 open.db.prepare_cached(PROMOTE)?.execute((view.view().as_str(), to_sql(view.generation().get())))?;
+                if live != view {
+                    let entry = AuditEntry::switch(view.view(), live.generation(), view.generation(), &by);
+                    insert_audit(open.db, &entry)?;
+                }
                 open.commit()?;
                 Ok(live.generation())
             })
@@ -49,7 +61,12 @@ impl ViewStore for SqliteReadModel {
     }
 
     async fn delete_generation(&self, view: &ViewId, rows: usize) -> Result<bool> {
-        let view = view.clone();
+        self.delete_generation_by(view, rows, &By::program("no reason given")).await
+    }
+
+    async fn delete_generation_by(&self, view: &ViewId, rows: usize, by: &By) -> Result<bool> {
+        by.check()?;
+        let (view, by) = (view.clone(), by.clone());
         self.writer
             .run("delete a view's generation", move |db| {
                 let open = OpenTransaction::begin(db)?;
@@ -57,6 +74,9 @@ impl ViewStore for SqliteReadModel {
                     return Err(still_live(&view).into());
                 }
                 let projection = view.projection().as_str();
+                if checkpoint(open.db, view.projection())?.state != ProjectionState::Deleting {
+                    insert_audit(open.db, &AuditEntry::delete_generation(view.projection(), &by))?;
+                }
                 open.db.prepare_cached(MARK_DELETING)?.execute([projection])?;
                 let is_gone = delete_rows(open.db, &view, rows)?;
                 if is_gone {
