@@ -9,6 +9,7 @@ mod parked;
 mod retry;
 mod schema;
 mod show;
+pub(crate) mod snapshots;
 mod status;
 mod tail;
 pub(crate) mod typed;

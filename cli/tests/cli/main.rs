@@ -4,13 +4,20 @@
 
 #[path = "../../../tests/support/databases.rs"]
 mod databases;
+mod doctor;
+mod every;
 mod failures;
 mod golden;
 mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;
+#[path = "../../../tests/support/programs.rs"]
+mod programs;
+#[path = "../../../tests/support/rabbitmq.rs"]
+mod rabbitmq;
 mod streaming;
+mod terminal;
 #[path = "../support/tool.rs"]
 mod tool;
 
@@ -77,4 +84,6 @@ on_each_store!(
     super::opening::other_schema_is_refused as other_schema_is_refused,
     super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
+    super::every::command_leaves_nothing_behind as command_leaves_nothing_behind,
+    super::every::held_table_is_tried_again as held_table_is_tried_again,
 );

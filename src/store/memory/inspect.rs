@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::inspect::Inspect;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
@@ -14,6 +14,21 @@ use crate::store::memory::model::MemoryReadModel;
 
 #[async_trait]
 impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let state = self.log.read();
+        let of_type = state.snapshots.keys().filter(|stream| stream.aggregate_type() == aggregate_type);
+        let mut ids: Vec<_> =
+            of_type.map(|stream| stream.aggregate_id()).filter(|id| Some(*id) > after).cloned().collect();
+        ids.sort_unstable();
+        ids.truncate(limit);
+        Ok(Some(ids))
+    }
+
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
         let state = self.log.read();
         Ok(Some(state.seals.values().filter(|seal| seal.last > after).take(limit).cloned().collect()))

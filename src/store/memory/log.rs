@@ -129,7 +129,7 @@ pub(crate) struct State {
     keys: HashMap<IdempotencyKey, KeyedOutcome>,
     reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     /// The snapshots of each stream, in any order.
-    snapshots: HashMap<StreamId, Vec<Snapshot>>,
+    pub(super) snapshots: HashMap<StreamId, Vec<Snapshot>>,
     /// By event type, schema version, codec and digest.
     shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
     /// By first position.
