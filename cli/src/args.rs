@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    /// Print colors
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: crate::out::Color,
     #[command(subcommand)]
     _command: Command,
 }
@@ -176,6 +179,8 @@ pub(crate) enum Typed {
     },
     /// Build the generation of a view that this program writes, and compare it with the live one
     Rebuild(Rebuild),
+    /// Compare the snapshots of this program's aggregates with the events that they stand for
+    VerifySnapshots(crate::commands::snapshots::VerifySnapshots),
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +203,7 @@ impl Typed {
         match self {
             Self::State { .. } => "state",
             Self::Rebuild(_) => "rebuild",
+            Self::VerifySnapshots(_) => "verify-snapshots",
         }
     }
 }
@@ -425,7 +431,7 @@ fn event(text: &str) -> Result<EventRef, String> {
     text.parse::<EventId>().map(EventRef::Id).map_err(|_| "expected the id of an event (a UUID) or a position".into())
 }
 
-fn stream(text: &str) -> Result<StreamId, String> {
+pub(crate) fn stream(text: &str) -> Result<StreamId, String> {
     let (kind, id) = text.split_once('/').ok_or("expected TYPE/ID, such as order/17")?;
     StreamId::parse(kind, id).map_err(|error| error.to_string())
 }

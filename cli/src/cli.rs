@@ -14,10 +14,10 @@ use serde::Serialize;
 
 use crate::args::{Arguments, Command, Place, Typed};
 use crate::commands::typed::Types;
-use crate::commands::{completions, run};
+use crate::commands::{completions, run, snapshots};
 use crate::failure::{Exit, Failure};
 use crate::open::{create, open};
-use crate::out::Out;
+use crate::out::{Answer, Color, Out};
 use crate::ports::Stores;
 use crate::session::Session;
 use crate::text::{escaped, without_passwords};
@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
 /// | command | answers |
 /// |---|---|
 /// | `state TYPE/ID [--at VERSION\|TIME]` | the state of an aggregate, for each type of [`with_state`](Self::with_state) |
+/// | `verify-snapshots [TYPE\|TYPE/ID] [--after TYPE/ID]` | whether each snapshot is the state that its events lead to |
 /// | `rebuild VIEW [--plan] [--switch] [--yes]` | the cost of a rebuild, or the rebuild itself, for each view of [`with_rebuild`](Self::with_rebuild) |
 ///
 /// # Examples
@@ -140,6 +141,7 @@ impl Cli {
             Ok(parsed) => parsed,
             Err(error) => return self.refuse(&arguments, &error),
         };
+        parsed.color.set();
         let out = Out { is_json: parsed.is_json, command: Some(parsed.command.name()) };
         self.carry_out(&parsed, &out).await.unwrap_or_else(|failure| out.failure(&failure))
     }
@@ -150,26 +152,37 @@ impl Cli {
     }
 
     async fn carry_out(&self, parsed: &Parsed, out: &Out) -> Result<Exit, Failure> {
-        let command = match &parsed.command {
-            Named::Plain(Command::Completions { shell }) => return completions::print(self.command(), *shell),
-            Named::Plain(command) => command,
-            Named::Typed(typed) => {
-                let answer = self.types.answer(typed, parsed.place.limit()).await?;
-                out.answer(&answer, false)?;
-                return Ok(answer.exit);
-            }
-        };
         let limit = parsed.place.limit();
-        if let (Some(stores), None) = (&self.stores, &parsed.place.store) {
-            return run(&Session { stores: stores.clone(), limit }, command, out).await;
+        if let Named::Plain(Command::Completions { shell }) = &parsed.command {
+            return completions::print(self.command(), *shell);
         }
-        if matches!(command, Command::Import(import) if import.create) {
+        if let Named::Typed(typed) = &parsed.command
+            && let Some(answer) = self.types.answer(typed, limit).await
+        {
+            return printed(&answer?, out);
+        }
+        if let (Some(stores), None) = (&self.stores, &parsed.place.store) {
+            return self.run_in(&Session { stores: stores.clone(), limit }, &parsed.command, out).await;
+        }
+        if matches!(&parsed.command, Named::Plain(Command::Import(import)) if import.create) {
             create(&parsed.place).await?;
         }
         let session = Session { stores: open(&parsed.place).await?, limit };
-        let done = run(&session, command, out).await;
+        let done = self.run_in(&session, &parsed.command, out).await;
         session.close().await;
         done
+    }
+
+    async fn run_in(&self, session: &Session, command: &Named, out: &Out) -> Result<Exit, Failure> {
+        match command {
+            Named::Plain(command) => run(session, command, out).await,
+            Named::Typed(Typed::VerifySnapshots(arguments)) => {
+                let answer = snapshots::answer(&self.types, &*session.stores.log, arguments, session.limit).await?;
+                printed(&answer, out)
+            }
+            // The others have been answered without a log.
+            Named::Typed(_) => Ok(Exit::Good),
+        }
     }
 
     /// Prints clap's help, or its error without active characters and passwords.
@@ -198,6 +211,7 @@ impl Cli {
 struct Parsed {
     place: Place,
     is_json: bool,
+    color: Color,
     command: Named,
 }
 
@@ -221,8 +235,15 @@ impl Parsed {
             Some(name) if Typed::has_subcommand(name) => Named::Typed(Typed::from_arg_matches(matches)?),
             _ => Named::Plain(Command::from_arg_matches(matches)?),
         };
-        Ok(Self { place: Place::from_arg_matches(matches)?, is_json: matches.get_flag("json"), command })
+        let (place, is_json) = (Place::from_arg_matches(matches)?, matches.get_flag("json"));
+        let color = matches.get_one("color").copied().unwrap_or(Color::Auto);
+        Ok(Self { place, is_json, color, command })
     }
+}
+
+fn printed(answer: &Answer, out: &Out) -> Result<Exit, Failure> {
+    out.answer(answer, false)?;
+    Ok(answer.exit)
 }
 
 /// Escapes a text of several lines.

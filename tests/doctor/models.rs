@@ -33,6 +33,7 @@ async fn problems_of_a_postgres_are_found() {
                 FOR EACH ROW EXECUTE FUNCTION retell.refuse_change_of_record();
              ALTER DATABASE {name} SET synchronous_commit = off;
              CREATE ROLE {role} LOGIN PASSWORD 'secret'; GRANT USAGE ON SCHEMA retell TO {role};
+             GRANT pg_read_all_stats TO {role};
              GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA retell TO {role}"
         ))
         .await;

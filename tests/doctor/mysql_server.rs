@@ -10,8 +10,9 @@ use crate::{expect, findings};
 fn server_that_does_not_wait_for_the_disk_is_found() {
     // It writes a binary log.
     let server = Server::start_primary(Kind::MySql);
-    server.administer("SET GLOBAL sync_binlog = 1");
-    let (url, runtime) = (server.url(), tokio::runtime::Runtime::new().unwrap());
+    server.administer("SET GLOBAL sync_binlog = 1; CREATE DATABASE shop");
+    let url = format!("{}/shop", server.url().rsplit_once('/').unwrap().0);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let options = || MySqlOptions::new().with_durability_of_the_server();
     let open = async || MySqlStore::connect_with(&url, options()).await.unwrap();
     let log = runtime.block_on(open());

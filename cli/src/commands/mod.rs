@@ -11,6 +11,7 @@ pub(crate) mod prune;
 mod retry;
 mod schema;
 mod show;
+pub(crate) mod snapshots;
 mod status;
 mod tail;
 pub(crate) mod trace;

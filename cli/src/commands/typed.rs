@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use retell::error::Result;
 use retell::rebuild::{Diff, Plan, Progress};
+use retell::repository::SnapshotCheck;
 use retell::store::{UpTo, ViewStore};
 use retell::{
     Aggregate, AggregateId, CancellationToken, Generation, Rebuild, Repository, StreamId, Version, View, async_trait,
@@ -37,6 +38,7 @@ pub(crate) struct Types {
 #[async_trait]
 pub(crate) trait States: Send + Sync {
     async fn state(&self, id: AggregateId, at: UpTo) -> Result<(Version, serde_json::Result<Value>)>;
+    async fn verify_snapshot(&self, id: AggregateId) -> Result<SnapshotCheck>;
 }
 
 #[async_trait]
@@ -44,6 +46,10 @@ impl<A: Aggregate + Serialize> States for Repository<A> {
     async fn state(&self, id: AggregateId, at: UpTo) -> Result<(Version, serde_json::Result<Value>)> {
         let loaded = self.load_at(id, at).await?;
         Ok((loaded.version, serde_json::to_value(&loaded.state)))
+    }
+
+    async fn verify_snapshot(&self, id: AggregateId) -> Result<SnapshotCheck> {
+        Self::verify_snapshot(self, id).await
     }
 }
 
@@ -85,10 +91,12 @@ impl Types {
         self.states.is_empty() && self.rebuilds.is_empty()
     }
 
-    pub(crate) async fn answer(&self, typed: &Typed, limit: Duration) -> Result<Answer, Failure> {
+    /// Answers a command that uses only the stores of the types; `None` for any other.
+    pub(crate) async fn answer(&self, typed: &Typed, limit: Duration) -> Option<Result<Answer, Failure>> {
         match typed {
-            Typed::State { aggregate, at } => self.state(aggregate, *at, limit).await,
-            Typed::Rebuild(arguments) => self.rebuild(arguments, limit).await,
+            Typed::State { aggregate, at } => Some(self.state(aggregate, *at, limit).await),
+            Typed::Rebuild(arguments) => Some(self.rebuild(arguments, limit).await),
+            Typed::VerifySnapshots(_) => None,
         }
     }
 
@@ -193,7 +201,7 @@ fn built(diff: &Diff, replaced: Option<Generation>) -> Result<Answer, Failure> {
     Answer::new(&data, page, diagnostics)
 }
 
-fn unknown(kind: &str, name: &str, known: impl Iterator<Item = impl AsRef<str>>) -> Failure {
+pub(crate) fn unknown(kind: &str, name: &str, known: impl Iterator<Item = impl AsRef<str>>) -> Failure {
     let known: Vec<_> = known.map(|name| name.as_ref().to_owned()).collect();
     Failure::Usage(format!("this program has no {kind} called {name}; it has: {}", known.join(", ")))
 }
@@ -270,7 +278,7 @@ mod tests {
     }
 
     async fn answer(types: &Types, command: Typed) -> Result<Answer, Failure> {
-        types.answer(&command, Duration::from_mins(1)).await
+        types.answer(&command, Duration::from_mins(1)).await.unwrap()
     }
 
     #[tokio::test]

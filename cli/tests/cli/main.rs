@@ -4,6 +4,8 @@
 
 #[path = "../../../tests/support/databases.rs"]
 mod databases;
+mod doctor;
+mod every;
 mod failures;
 mod golden;
 mod opening;
@@ -13,7 +15,12 @@ mod planted;
 #[path = "../support/steady.rs"]
 mod steady;
 mod prune;
+#[path = "../../../tests/support/programs.rs"]
+mod programs;
+#[path = "../../../tests/support/rabbitmq.rs"]
+mod rabbitmq;
 mod streaming;
+mod terminal;
 #[path = "../support/tool.rs"]
 mod tool;
 mod trace;
@@ -84,4 +91,6 @@ on_each_store!(
     super::trace::request_is_printed_as_a_tree as request_is_printed_as_a_tree,
     super::prune::prune_prints_its_golden_output as prune_prints_its_golden_output,
     super::prune::rows_of_commits_are_pruned as rows_of_commits_are_pruned,
+    super::every::command_leaves_nothing_behind as command_leaves_nothing_behind,
+    super::every::held_table_is_tried_again as held_table_is_tried_again,
 );

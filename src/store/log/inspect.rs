@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::error::{ErrorKind, Result};
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::fault::Fault;
 use crate::store::log::keys::KeyRow;
 use crate::store::log::reader::EventReader;
@@ -34,6 +34,21 @@ pub trait Inspect: EventReader {
     /// A [read error](crate::Error#read-errors).
     async fn strays(&self, limit: usize) -> Result<Option<Vec<Fault>>> {
         let _ = limit;
+        Ok(None)
+    }
+
+    /// Returns the ids of the first `limit` aggregates of a type that have snapshots and follow `after`, in the order of their bytes. Returns `None`
+    /// if the store does not list them.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let _ = (aggregate_type, after, limit);
         Ok(None)
     }
 

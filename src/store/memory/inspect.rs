@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::append::KeyedOutcome;
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::keys::KeyRow;
@@ -31,6 +31,21 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
             has_room
         });
         rows.map(|place| row(&state, place)).collect::<Result<_>>().map(Some)
+    }
+
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let state = self.log.read();
+        let of_type = state.snapshots.keys().filter(|stream| stream.aggregate_type() == aggregate_type);
+        let mut ids: Vec<_> =
+            of_type.map(|stream| stream.aggregate_id()).filter(|id| Some(*id) > after).cloned().collect();
+        ids.sort_unstable();
+        ids.truncate(limit);
+        Ok(Some(ids))
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {

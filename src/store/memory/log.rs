@@ -133,7 +133,7 @@ pub(crate) struct State {
     pub(crate) keys: HashMap<IdempotencyKey, KeyedOutcome>,
     pub(crate) reservations: HashMap<(ClaimScope, ClaimValue), StreamId>,
     /// The snapshots of each stream, in any order.
-    snapshots: HashMap<StreamId, Vec<Snapshot>>,
+    pub(super) snapshots: HashMap<StreamId, Vec<Snapshot>>,
     /// By event type, schema version, codec and digest.
     pub(crate) shapes: BTreeMap<(EventType, u32, Codec, [u8; 32]), RegisteredShape>,
     /// By first position.

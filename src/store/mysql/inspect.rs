@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::mysql::MySqlRow;
 
 use crate::error::Result;
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -36,6 +36,20 @@ impl Inspect for MySqlStore {
         let connections = &self.reader.connections;
         let look = strays(connections, limit_to_sql(limit));
         connections.limits().long().call("look for stray rows", look).await.map(Some)
+    }
+
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let connections = &self.reader.connections;
+        let after = after.map_or("", AggregateId::as_str);
+        let select = || sqlx::query_as(SNAPSHOTS).bind(aggregate_type.as_str()).bind(after).bind(limit_to_sql(limit));
+        let read = || async { connections.all(select()).await.map_err(|error| classify(error, "list the snapshots")) };
+        let rows: Vec<(String,)> = connections.repeat("list the snapshots", read).await?;
+        Ok(Some(rows.into_iter().map(|(id,)| AggregateId::new(id)).collect::<Result<_, _>>()?))
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -237,6 +251,12 @@ const VERSIONS_TWICE: &str = "
     SELECT CAST(NULL AS SIGNED), CONVERT(aggregate_type USING utf8mb4), CONVERT(aggregate_id USING utf8mb4), version,
         CONVERT(CONCAT(COUNT(*), ' events have this version') USING utf8mb4)
     FROM retell_events GROUP BY aggregate_type, aggregate_id, version HAVING COUNT(*) > 1 LIMIT ?";
+
+/// Binds: aggregate type, id, limit.
+const SNAPSHOTS: &str = "
+    SELECT CONVERT(listed.aggregate_id USING utf8mb4) FROM (
+        SELECT DISTINCT aggregate_id FROM retell_snapshots WHERE aggregate_type = ? AND aggregate_id > ? ORDER BY aggregate_id LIMIT ?
+    ) AS listed ORDER BY listed.aggregate_id";
 
 /// Binds: after (three times), limit.
 const SEALS: &str = "

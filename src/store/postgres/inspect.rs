@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -32,6 +32,22 @@ impl Inspect for PostgresStore {
         let reader = &self.reader;
         let look = strays(reader, limit_to_sql(limit));
         reader.connections.limits().long().call("look for stray rows", look).await.map(Some)
+    }
+
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let Reader { connections, schema, .. } = &self.reader;
+        let after = after.map_or("", AggregateId::as_str);
+        let select = || {
+            sqlx::query_as(schema.sql(SNAPSHOTS)).bind(aggregate_type.as_str()).bind(after).bind(limit_to_sql(limit))
+        };
+        let read = || async { connections.all(select()).await.map_err(|error| classify(error, "list the snapshots")) };
+        let rows: Vec<(String,)> = connections.repeat("list the snapshots", read).await?;
+        Ok(Some(rows.into_iter().map(|(id,)| AggregateId::new(id)).collect::<Result<_, _>>()?))
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -246,6 +262,10 @@ const IDS_TWICE: &str = "
 const VERSIONS_TWICE: &str = "
     SELECT NULL::bigint, aggregate_type, aggregate_id, version, format('%s events have this version', count(*))
     FROM {schema}.events GROUP BY aggregate_type, aggregate_id, version HAVING count(*) > 1 LIMIT $1";
+
+/// Binds: aggregate type, id, limit.
+const SNAPSHOTS: &str = "
+    SELECT DISTINCT aggregate_id FROM {schema}.snapshots WHERE aggregate_type = $1 AND aggregate_id > $2 ORDER BY aggregate_id LIMIT $3";
 
 /// Binds: after, limit.
 const SEALS: &str = "

@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::error::Result;
-use crate::id::Position;
+use crate::id::{AggregateId, AggregateType, Position};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -30,6 +30,22 @@ impl Inspect for SqliteStore {
 
     async fn strays(&self, limit: usize) -> Result<Option<Vec<Fault>>> {
         self.readers.run("look for stray rows", move |db| strays(db, limit)).await.map(Some)
+    }
+
+    async fn snapshots(
+        &self,
+        aggregate_type: &AggregateType,
+        after: Option<&AggregateId>,
+        limit: usize,
+    ) -> Result<Option<Vec<AggregateId>>> {
+        let (kind, after) = (aggregate_type.clone(), after.map_or_else(String::new, ToString::to_string));
+        let read = move |db: &mut Connection| {
+            let mut select = db.prepare_cached(SNAPSHOTS)?;
+            let ids = select.query_map((kind.as_str(), after, to_sql(limit as u64)), |row| row.get::<_, String>(0))?;
+            Ok(ids.collect::<Result<Vec<_>, _>>()?)
+        };
+        let ids = self.readers.run("list the snapshots", read).await?;
+        Ok(Some(ids.into_iter().map(AggregateId::new).collect::<Result<_, _>>()?))
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -194,6 +210,10 @@ const SNAPSHOTS_AHEAD: &str = "
         SELECT 1 FROM retell_events e
         WHERE e.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id AND e.version = s.version AND e.event_id = s.event_id)
     LIMIT ?1";
+
+/// Binds: aggregate type, id, limit.
+const SNAPSHOTS: &str = "
+    SELECT DISTINCT aggregate_id FROM retell_snapshots WHERE aggregate_type = ? AND aggregate_id > ? ORDER BY aggregate_id LIMIT ?";
 
 /// Binds: after, limit.
 const SEALS: &str = "
