@@ -38,8 +38,8 @@
 //! Every answer serializes to JSON whose form is stable: names in `snake_case`, times in RFC 3339 and UTC, positions and versions as numbers,
 //! and `null` for what is unknown. A minor release may add entries.
 
-mod chain;
 mod archive;
+mod chain;
 mod change;
 mod doctor;
 pub(crate) mod observer;

@@ -11,8 +11,8 @@ use retell::operate::EventRef;
 use retell::store::By;
 use retell::{DateTime, EventId, Position, ProjectionName, StreamId, Utc, Version};
 
-use crate::commands::trace::Trace;
 use crate::commands::archive::{ExportLog, ImportLog};
+use crate::commands::trace::Trace;
 
 /// The end of `retell --help`.
 const MORE: &str = "\

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use retell::async_trait;
 use retell::error::Result;
 use retell::operate::{
-    self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, PruneOptions, PruneTarget, Pruned, Report, Verified,
-    VerifyOptions, Why,
+    self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, PruneOptions, PruneTarget,
+    Pruned, Report, Verified, VerifyOptions, Why,
 };
 use retell::store::{Archive, AuditEntry, By, DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
@@ -137,6 +137,13 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         operate::set_back(log, self, follower, by).await
     }
 
+    async fn prune(
+        &self,
+        log: &dyn Log,
+        target: PruneTarget,
+        options: &PruneOptions,
+        by: Option<&By>,
+    ) -> Result<Pruned> {
         match by {
             Some(by) => operate::prune(log, self, target, options, by).await,
             None => operate::prunable(log, self, target, options).await,

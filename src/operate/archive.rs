@@ -271,14 +271,10 @@ async fn export_events<L: Archive + ?Sized, W: Write + Send>(
     Ok(())
 }
 
-async fn export_keys<L: Archive + ?Sized, W: Write + Send>(
-    log: &L,
-    file: &mut File<W>,
-    head: Position,
-) -> Result<()> {
+async fn export_keys<L: Archive + ?Sized, W: Write + Send>(log: &L, file: &mut File<W>, head: Position) -> Result<()> {
     let mut after = None;
     loop {
-        let keys = log.keys(head, after.as_ref(), PAGE).await?.ok_or_else(unsupported)?;
+        let keys = log.archived_keys(head, after.as_ref(), PAGE).await?.ok_or_else(unsupported)?;
         for key in &keys {
             file.line(&Line::of_key(key))?;
         }

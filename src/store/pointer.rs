@@ -86,7 +86,7 @@ forward! {
 forward! {
     Archive {
         async fn claims(&self, visitor: &mut dyn ClaimVisitor) -> Result<bool>;
-        async fn keys(&self, through: Position, after: Option<&IdempotencyKey>, limit: usize) -> Result<Option<Vec<ArchivedKey>>>;
+        async fn archived_keys(&self, through: Position, after: Option<&IdempotencyKey>, limit: usize) -> Result<Option<Vec<ArchivedKey>>>;
         async fn import(&self, head: Position, parts: &mut dyn Parts) -> Result<()>;
     }
 }

@@ -12,13 +12,13 @@ mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;
-#[path = "../support/steady.rs"]
-mod steady;
-mod prune;
 #[path = "../../../tests/support/programs.rs"]
 mod programs;
+mod prune;
 #[path = "../../../tests/support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "../support/steady.rs"]
+mod steady;
 mod streaming;
 mod terminal;
 #[path = "../support/tool.rs"]

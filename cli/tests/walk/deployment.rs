@@ -24,7 +24,8 @@ pub(crate) struct Deployment {
 impl Deployment {
     /// Creates an empty database on the server at `POSTGRES_URL`.
     pub(crate) async fn create() -> Self {
-        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set, see tests/run.sh"));
+        let variable =
+            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set, see tests/run.sh"));
         let (server, broker) = (variable("POSTGRES_URL"), variable("AMQP_URL"));
         let folder = TempDir::new().unwrap();
         let (name, id) = (format!("walk{}", std::process::id()), Uuid::new_v4());

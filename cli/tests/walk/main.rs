@@ -67,7 +67,11 @@ async fn the_guide_answers_each_question() {
     // Without a worker, which retries on its own.
     stop(worker);
     shop.run("ALTER TABLE search_orders DROP CONSTRAINT small_orders").await;
-    page.shows(&tool, &["parked", "retry", "search", "--all", "--reason", "the rule is gone", "--as", "ada", "--yes"], 0);
+    page.shows(
+        &tool,
+        &["parked", "retry", "search", "--all", "--reason", "the rule is gone", "--as", "ada", "--yes"],
+        0,
+    );
     worker = shop.start("worker", &orders);
     until(&tool, |status| is_idle(status) && parked(status, "search") == 0);
     page.shows(&tool, &["why", &order, "search"], 0);
@@ -75,7 +79,10 @@ async fn the_guide_answers_each_question() {
     // Poison: the rule is right, and the event must not be applied.
     shop.run("ALTER TABLE search_orders ADD CONSTRAINT small_orders CHECK (amount < 10000) NOT VALID").await;
     let orders = [&orders[..], &[POISON]].concat();
-    assert!(!shop.start("api", &orders).output().status.success(), "the read model search has fewer orders than the file");
+    assert!(
+        !shop.start("api", &orders).output().status.success(),
+        "the read model search has fewer orders than the file"
+    );
     until(&tool, |status| is_idle(status) && parked(status, "search") == 1);
     let order = position_of(&tool, "order.created");
     page.shows(&tool, &["parked", "show", "search", "order/order-6"], 0);
@@ -107,7 +114,8 @@ async fn the_guide_answers_each_question() {
     stop(worker);
     stop(relay);
 
-    shop.run("ALTER TABLE retell.events DISABLE TRIGGER ALL; DELETE FROM retell.events WHERE aggregate_id = 'order-5'").await;
+    shop.run("ALTER TABLE retell.events DISABLE TRIGGER ALL; DELETE FROM retell.events WHERE aggregate_id = 'order-5'")
+        .await;
     page.shows(&tool, &["verify"], 1);
     let restored = Tool::at(shop.backup()).with_models(&shop.store);
     page.shows(&restored, &["doctor", "--after-restore"], 1);

@@ -29,7 +29,12 @@ impl Page {
     pub(crate) fn shows(&mut self, tool: &Tool, arguments: &[&str], exit: i32) {
         let ran = tool.run(arguments);
         assert_eq!(ran.exit, exit, "retell {arguments:?}: {ran:?}");
-        let found = format!("$ retell {}\n{}{}", arguments.iter().map(quoted).collect::<Vec<_>>().join(" "), ran.stdout, ran.stderr);
+        let found = format!(
+            "$ retell {}\n{}{}",
+            arguments.iter().map(quoted).collect::<Vec<_>>().join(" "),
+            ran.stdout,
+            ran.stderr
+        );
         let begin = self.text[self.passed..].find(BEGIN).map(|it| self.passed + it + BEGIN.len());
         println!("{found}");
         let Some(begin) = begin else {
@@ -65,7 +70,8 @@ fn comparable(text: &str) -> String {
     let ids = Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap().replace_all(text, "<id>").into_owned();
     let ports = Regex::new(r"127\.0\.0\.1:\d+").unwrap().replace_all(&ids, "<address>").into_owned();
     let sessions = Regex::new(r"session \d+").unwrap().replace_all(&ports, "session <number>").into_owned();
-    let attempts = Regex::new(r"\b\d+ attempts?\b|attempts +\d+").unwrap().replace_all(&sessions, "<attempts>").into_owned();
+    let attempts =
+        Regex::new(r"\b\d+ attempts?\b|attempts +\d+").unwrap().replace_all(&sessions, "<attempts>").into_owned();
     let steady = steady(&attempts);
     // Where a long text is cut depends on the number of attempts before it, which a table has without a word.
     let cut = Regex::new(r"\S*\.\. \(cut, \d+ bytes in all\)").unwrap().replace_all(&steady, "<cut>").into_owned();

@@ -231,7 +231,8 @@ impl<'a> Line<'a> {
 
     pub(super) fn of_event(position: u64, ordinal: i32, row: &'a StoredRow) -> Result<Self> {
         Event::of(position, ordinal, row).map(Self::Event).map_err(|problem| {
-            ErrorKind::Corrupt(format!("position {position}: {problem}, so the log is not exported; run `verify`")).into()
+            ErrorKind::Corrupt(format!("position {position}: {problem}, so the log is not exported; run `verify`"))
+                .into()
         })
     }
 
@@ -283,9 +284,7 @@ impl Processor<'_> {
 
 impl<'a> Event<'a> {
     fn of(position: u64, ordinal: i32, row: &'a StoredRow) -> Result<Self, String> {
-        let text = |bytes: &'a [u8], what: &str| {
-            std::str::from_utf8(bytes).map_err(|error| format!("{what}: {error}"))
-        };
+        let text = |bytes: &'a [u8], what: &str| std::str::from_utf8(bytes).map_err(|error| format!("{what}: {error}"));
         let id = |id: &[u8]| Uuid::from_slice(id).map_err(|error| format!("an id: {error}"));
         let recorded_at = DateTime::from_timestamp_micros(row.recorded_at).ok_or("its time is out of range")?;
         let metadata = row.metadata.as_deref().map(|metadata| text(metadata, "metadata")).transpose()?;
@@ -398,7 +397,8 @@ fn time_to_text(time: DateTime<Utc>) -> Result<String> {
     if (0..=9_999).contains(&time.year()) && time.timestamp_subsec_nanos().is_multiple_of(1_000) {
         return Ok(text);
     }
-    Err(ErrorKind::Invalid(format!("the time {text} is not in the range of an export, or finer than a microsecond")).into())
+    Err(ErrorKind::Invalid(format!("the time {text} is not in the range of an export, or finer than a microsecond"))
+        .into())
 }
 
 /// Parses a time. Refuses one that is more precise than a store keeps.

@@ -31,7 +31,7 @@ pub trait Archive: Inspect {
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
-    async fn keys(
+    async fn archived_keys(
         &self,
         through: Position,
         after: Option<&IdempotencyKey>,

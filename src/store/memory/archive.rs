@@ -37,7 +37,7 @@ impl<T: Clone + Send + Sync + 'static> Archive for MemoryStore<T> {
         Ok(true)
     }
 
-    async fn keys(
+    async fn archived_keys(
         &self,
         through: Position,
         after: Option<&IdempotencyKey>,

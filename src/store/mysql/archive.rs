@@ -39,7 +39,7 @@ impl Archive for MySqlStore {
         Err(busy())
     }
 
-    async fn keys(
+    async fn archived_keys(
         &self,
         through: Position,
         after: Option<&IdempotencyKey>,

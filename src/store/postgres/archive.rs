@@ -42,7 +42,7 @@ impl Archive for PostgresStore {
         Err(busy())
     }
 
-    async fn keys(
+    async fn archived_keys(
         &self,
         through: Position,
         after: Option<&IdempotencyKey>,

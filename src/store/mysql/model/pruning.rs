@@ -36,7 +36,8 @@ impl MySqlReadModel {
     pub(crate) async fn record_change(&self, entry: &AuditEntry) -> Result<()> {
         entry.by.check()?;
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let insert = async { insert_audit(&mut lease, entry).await.map_err(|error| classify(error, "record a change")) };
+        let insert =
+            async { insert_audit(&mut lease, entry).await.map_err(|error| classify(error, "record a change")) };
         let recorded = self.connections.limits().call("record a change", insert).await;
         lease.finish(recorded)
     }

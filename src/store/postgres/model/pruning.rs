@@ -28,7 +28,9 @@ impl PostgresReadModel {
     pub(crate) async fn record_change(&self, entry: &AuditEntry) -> Result<()> {
         entry.by.check()?;
         let mut lease = self.connections.lease().await.map_err(failed)?;
-        let insert = async { insert_audit(&self.schema, &mut lease, entry).await.map_err(|error| classify(error, "record a change")) };
+        let insert = async {
+            insert_audit(&self.schema, &mut lease, entry).await.map_err(|error| classify(error, "record a change"))
+        };
         let recorded = self.connections.limits().call("record a change", insert).await;
         lease.finish(recorded)
     }

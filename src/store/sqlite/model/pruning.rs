@@ -7,11 +7,11 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, ProjectionName};
 use crate::store::model::interventions::AuditEntry;
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
+use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::convert::{event_id_to_sql, mark_from_sql, position_from_sql, to_sql};
 use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::model::checkpoint::{RESET_START, checkpoint};
 use crate::store::sqlite::model::inbox::start_of;
-use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::model::read_model::SqliteReadModel;
 use crate::store::sqlite::transaction::OpenTransaction;
 
