@@ -136,12 +136,13 @@ pub mod docs {
         page!(d0034_command_line, "docs/decisions/0034-command-line.md");
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
+        page!(d0037_chains, "docs/decisions/0037-chains.md");
     }
 }
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
 pub use app::{App, Role, Running};
-pub use claim::Claim;
+pub use claim::{Claim, HeldValue};
 pub use codec::Codec;
 pub use command::{CommandError, Context, Executed};
 pub use error::{BoxError, Error, ErrorKind, Result};

@@ -9,6 +9,7 @@
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
+//! | [`held_values`] | the unique values that a stream holds |
 //! | [`chain`](chain()) | the events that followed from one request, as a tree of causes |
 //! | [`audit`] | what operators have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
@@ -39,6 +40,7 @@
 mod chain;
 mod change;
 mod doctor;
+mod held;
 pub(crate) mod observer;
 mod places;
 mod report;
@@ -54,6 +56,7 @@ pub use crate::store::log::fault::{Fault, FaultId};
 pub use chain::{Chain, ChainRef, Link, chain};
 pub use change::{MAX_ENTRIES, audit, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip};
 pub use doctor::{Diagnosis, Examined, doctor};
+pub use held::held_values;
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
 pub use report::{

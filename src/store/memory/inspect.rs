@@ -4,15 +4,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::claim::HeldValue;
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
-use crate::id::Position;
+use crate::id::{Position, StreamId};
 use crate::store::log::inspect::Inspect;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
 
 #[async_trait]
 impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let mut held = self.log.read().held_values(stream);
+        held.truncate(limit);
+        Ok(Some(held))
+    }
+
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
         let state = self.log.read();
         Ok(Some(state.seals.values().filter(|seal| seal.last > after).take(limit).cloned().collect()))

@@ -5,8 +5,9 @@ use chrono::NaiveDateTime;
 use sqlx::Row;
 use sqlx::mysql::MySqlRow;
 
+use crate::claim::HeldValue;
 use crate::error::Result;
-use crate::id::Position;
+use crate::id::{Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -14,11 +15,11 @@ use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
 use crate::store::mysql::connection::Connections;
-use crate::store::mysql::convert::time_to_sql;
+use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::store::MySqlStore;
 use crate::store::server::convert::{limit_to_sql, to_sql};
-use crate::store::server::stray::{StrayRow, faults, seal_from_sql};
+use crate::store::server::stray::{StrayRow, faults, held_values, seal_from_sql};
 
 /// First position, last position, previous digest, digest, time.
 type SealRow = (i64, i64, Vec<u8>, Vec<u8>, NaiveDateTime);
@@ -34,6 +35,19 @@ impl Inspect for MySqlStore {
         let connections = &self.reader.connections;
         let look = strays(connections, limit_to_sql(limit));
         connections.limits().long().call("look for stray rows", look).await.map(Some)
+    }
+
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let connections = &self.reader.connections;
+        let failed = |error| classify(error, "list the values of a stream");
+        let read = || async {
+            let select = sqlx::query_as(HELD_VALUES).bind(stream.aggregate_type().as_str().as_bytes());
+            let select = select.bind(stream.aggregate_id().as_str().as_bytes()).bind(limit_to_sql(limit));
+            connections.all(select).await.map_err(failed)
+        };
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = connections.repeat("list the values of a stream", read).await?;
+        let texts = rows.iter().map(|(scope, value)| Ok((text(scope)?.to_owned(), text(value)?.to_owned())));
+        held_values(texts.collect::<Result<_, sqlx::Error>>().map_err(failed)?).map(Some)
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -227,6 +241,11 @@ const VERSIONS_TWICE: &str = "
     SELECT CAST(NULL AS SIGNED), CONVERT(aggregate_type USING utf8mb4), CONVERT(aggregate_id USING utf8mb4), version,
         CONVERT(CONCAT(COUNT(*), ' events have this version') USING utf8mb4)
     FROM retell_events GROUP BY aggregate_type, aggregate_id, version HAVING COUNT(*) > 1 LIMIT ?";
+
+/// Binds: aggregate type, aggregate id, limit.
+const HELD_VALUES: &str = "
+    SELECT scope, value FROM retell_reservations FORCE INDEX (reservations_stream) WHERE aggregate_type = ? AND aggregate_id = ?
+    ORDER BY scope, value LIMIT ?";
 
 /// Binds: after (three times), limit.
 const SEALS: &str = "
