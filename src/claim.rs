@@ -1,5 +1,7 @@
 //! Values that one stream at a time may hold, such as the e-mail address of a user.
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{ClaimScope, ClaimValue, InvalidName};
 
 /// A reservation or a release of a value that only one stream may hold. The store commits a claim together with the append's events.
@@ -61,5 +63,28 @@ impl Claim {
         match self {
             Self::Reserve { value, .. } | Self::Release { value, .. } => value,
         }
+    }
+}
+
+/// A unique value that a stream holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HeldValue {
+    /// The scope that the value is unique in.
+    pub scope: ClaimScope,
+    /// The value.
+    pub value: ClaimValue,
+}
+
+impl HeldValue {
+    /// Creates a value. For drivers.
+    pub const fn new(scope: ClaimScope, value: ClaimValue) -> Self {
+        Self { scope, value }
+    }
+
+    /// Creates a value from two stored names.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn parse(scope: &str, value: &str) -> Result<Self, InvalidName> {
+        Ok(Self::new(ClaimScope::new(scope)?, ClaimValue::new(value)?))
     }
 }

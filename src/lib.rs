@@ -139,12 +139,13 @@ pub mod docs {
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
         page!(d0039_prune, "docs/decisions/0039-prune.md");
         page!(d0040_health_and_audit, "docs/decisions/0040-health-and-audit.md");
+        page!(d0037_chains, "docs/decisions/0037-chains.md");
     }
 }
 
 pub use aggregate::{Aggregate, Apply, Handle, SnapshotPolicy};
 pub use app::{App, Role, Running};
-pub use claim::Claim;
+pub use claim::{Claim, HeldValue};
 pub use codec::Codec;
 pub use command::{CommandError, Context, Executed};
 pub use error::{BoxError, Error, ErrorKind, Result};

@@ -9,6 +9,7 @@
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
+//! | [`held_values`] | the unique values that a stream holds |
 //! | [`chain`](chain()) | the events that followed from one request, as a tree of causes |
 //! | [`audit`], [`audit_with_log`] | what operators and programs have changed, when and why |
 //! | [`doctor`](doctor()) | what in the settings and the state of a server, a file or a broker would break a promise |
@@ -42,6 +43,7 @@ mod archive;
 mod chain;
 mod change;
 mod doctor;
+mod held;
 pub(crate) mod observer;
 mod places;
 mod prune;
@@ -61,6 +63,7 @@ pub use change::{
     MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip,
 };
 pub use doctor::{Diagnosis, Examined, doctor};
+pub use held::held_values;
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
 pub use prune::{Holder, MIN_KEY_AGE, PruneOptions, PruneTarget, Pruned, PrunedPart, prunable, prune};

@@ -238,7 +238,10 @@ pub(crate) struct Show {
     /// Compare the payloads of two versions
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["from", "at", "limit"])]
     pub(crate) diff: Option<Vec<NonZeroU64>>,
-    /// The most events, up to 1,000
+    /// List the unique values that the stream holds, instead of its events
+    #[arg(long, conflicts_with_all = ["from", "at", "diff"])]
+    pub(crate) claims: bool,
+    /// The most events, or values, up to 1,000
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
 }

@@ -94,7 +94,8 @@ CREATE TABLE IF NOT EXISTS retell_reservations (
     value VARBINARY(255) NOT NULL,
     aggregate_type VARBINARY(255) NOT NULL,
     aggregate_id VARBINARY(255) NOT NULL,
-    PRIMARY KEY (scope, value)
+    PRIMARY KEY (scope, value),
+    KEY reservations_stream (aggregate_type, aggregate_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
 CREATE TABLE IF NOT EXISTS retell_snapshots (

@@ -90,6 +90,8 @@ CREATE TABLE {schema}.reservations (
     PRIMARY KEY (scope, value)
 );
 
+CREATE INDEX reservations_stream ON {schema}.reservations (aggregate_type, aggregate_id, scope, value) WHERE aggregate_type <> '';
+
 CREATE TABLE {schema}.snapshots (
     aggregate_type text COLLATE "C" NOT NULL,
     aggregate_id text COLLATE "C" NOT NULL,

@@ -75,6 +75,8 @@ CREATE TABLE retell_reservations (
     PRIMARY KEY (scope, value)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX retell_reservations_stream ON retell_reservations (aggregate_type, aggregate_id);
+
 CREATE TABLE retell_snapshots (
     aggregate_type TEXT NOT NULL,
     aggregate_id TEXT NOT NULL,

@@ -137,7 +137,9 @@ where
         let events = log.read_chain(correlation_id, after, asked).await?;
         after = events.last().map_or(after, |event| event.position);
         let is_last = events.len() < asked;
-        events.iter().for_each(|event| chain.push(event));
+        for event in &events {
+            chain.push(event);
+        }
         if is_last {
             break;
         }

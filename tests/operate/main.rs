@@ -5,6 +5,7 @@
 mod chain;
 #[path = "../support/databases.rs"]
 mod databases;
+mod held;
 mod limits;
 mod planted;
 mod prune;
@@ -72,6 +73,7 @@ on_each_store!(
     super::why::unknown_event_and_processor_are_told_apart as unknown_event_and_processor_are_told_apart,
     super::stream::rows_have_their_payloads_as_json as rows_have_their_payloads_as_json,
     super::stream::rows_end_at_the_limit as rows_end_at_the_limit,
+    super::held::stream_lists_the_values_it_holds as stream_lists_the_values_it_holds,
     super::chain::request_is_a_tree_of_causes as request_is_a_tree_of_causes,
     super::chain::strange_causes_make_roots as strange_causes_make_roots,
     super::chain::long_request_ends_at_the_limit as long_request_ends_at_the_limit,

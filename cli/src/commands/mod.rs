@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 mod change;
+mod claims;
 pub(crate) mod completions;
 mod confirm;
 mod doctor;
@@ -63,6 +64,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Status(status) => status::answer(session, status).await?,
         Command::Why { event, processor } => why::answer(session, *event, processor.as_ref()).await?,
         Command::Event { event } => event::answer(session, *event).await?,
+        Command::Show(show) if show.claims => claims::answer(session, show).await?,
         Command::Show(show) => show::answer(session, show).await?,
         Command::Trace(trace) => trace::answer(session, trace).await?,
         Command::Parked(Parked::List { processor }) => parked::list(session, processor.as_ref()).await?,

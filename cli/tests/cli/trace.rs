@@ -1,8 +1,8 @@
-//! The tree of causes of a request, and of requests whose ids make no tree.
+//! The tree of causes of a request, also of one whose ids make no tree; and the unique values of a stream.
 
 use retell::event::NewEvent;
 use retell::{
-    Append, Codec, CorrelationId, EventStore, EventType, ExpectedVersion, Metadata, MySqlStore, PostgresStore,
+    Append, Claim, Codec, CorrelationId, EventStore, EventType, ExpectedVersion, Metadata, MySqlStore, PostgresStore,
     SqliteReadModel, SqliteStore, Uuid,
 };
 
@@ -11,7 +11,7 @@ use crate::golden::assert_golden;
 use crate::planted::{id, stream};
 use crate::tool::Tool;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 13] = [
     "trace 00000000-0000-0000-0000-000000000001",
     "trace 3",
     "trace 3 --limit 2",
@@ -22,6 +22,9 @@ const COMMANDS: [&str; 10] = [
     "trace 99",
     "trace order/1",
     "trace",
+    "show order/9 --claims",
+    "show order/9 --claims --limit 1",
+    "show order/1 --claims",
 ];
 
 /// Appends one event, which gets the id of its position.
@@ -51,8 +54,13 @@ async fn plant(log: &impl EventStore) {
     for position in 13..=42 {
         append(log, position, ("count", "1"), "count.raised", (78, Some(position - 1))).await;
     }
+    let event = NewEvent::stored(id(43), EventType::new("order.placed").unwrap(), 1, Codec::Json, "{}".into());
+    let claims = [("order.number", "2026-9"), ("order.coupon", "\u{1b}[31m\u{202e}x")];
+    let claims = claims.map(|(scope, value)| Claim::reserve(scope, value).unwrap());
+    let append = Append::new(stream("order", "9"), ExpectedVersion::Any, vec![event]).with_claims(claims);
+    log.append(append).await.unwrap();
     // A server gives positions when the log is read.
-    assert_eq!(log.head().await.unwrap().get(), 42);
+    assert_eq!(log.head().await.unwrap().get(), 43);
     log.close().await.unwrap();
 }
 

@@ -1,17 +1,18 @@
-//! The port for verification: the rows of a log as they are stored, damaged ones included.
+//! The port for verification and operators: the rows of a log as they are stored, damaged ones included, and what appends never ask.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use crate::claim::HeldValue;
 use crate::error::{ErrorKind, Result};
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::fault::Fault;
 use crate::store::log::keys::KeyRow;
 use crate::store::log::reader::EventReader;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
 
-/// Gives the stored rows of a log to a verification, keeps seals, and deletes rows that nothing needs any more.
+/// Gives the stored rows of a log to a verification, lists what appends never ask for, keeps seals, and deletes rows that nothing needs any more.
 ///
 /// Every method has a default, so a store of your own needs only `impl Inspect for MyStore {}`. A verification then reads its events through
 /// [`EventReader`] and names the checks that it could not do.
@@ -49,6 +50,16 @@ pub trait Inspect: EventReader {
         limit: usize,
     ) -> Result<Option<Vec<AggregateId>>> {
         let _ = (aggregate_type, after, limit);
+        Ok(None)
+    }
+
+    /// Returns the first `limit` unique values that `stream` holds, in the order of scope and value. Returns `None` if the store does not list
+    /// them.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let _ = (stream, limit);
         Ok(None)
     }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::claim::HeldValue;
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::append::KeyedOutcome;
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
 use crate::store::log::keys::KeyRow;
@@ -46,6 +47,12 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
         ids.sort_unstable();
         ids.truncate(limit);
         Ok(Some(ids))
+    }
+
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let mut held = self.log.read().held_values(stream);
+        held.truncate(limit);
+        Ok(Some(held))
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {

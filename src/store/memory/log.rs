@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::claim::HeldValue;
 use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::event::RecordedEvent;
@@ -228,6 +229,13 @@ impl State {
                 None => drop(self.reservations.remove(&name)),
             }
         }
+    }
+
+    /// Returns the unique values that `stream` holds, in order.
+    pub(crate) fn held_values(&self, stream: &StreamId) -> Vec<HeldValue> {
+        let held = self.reservations.iter().filter(|(_, holder)| *holder == stream);
+        let held = held.map(|((scope, value), _)| HeldValue::new(scope.clone(), value.clone()));
+        held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Returns the [recorded time](recorded_time) of the next append.

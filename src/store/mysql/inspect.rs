@@ -5,8 +5,9 @@ use chrono::NaiveDateTime;
 use sqlx::Row;
 use sqlx::mysql::MySqlRow;
 
+use crate::claim::HeldValue;
 use crate::error::Result;
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -15,12 +16,12 @@ use crate::store::log::query::PAGE_BYTES;
 use crate::store::log::seal::Seal;
 use crate::store::log::stored_row::StoredRow;
 use crate::store::mysql::connection::Connections;
-use crate::store::mysql::convert::time_to_sql;
+use crate::store::mysql::convert::{text, time_to_sql};
 use crate::store::mysql::error::classify;
 use crate::store::mysql::log::keys;
 use crate::store::mysql::store::MySqlStore;
 use crate::store::server::convert::{limit_to_sql, to_sql};
-use crate::store::server::stray::{StrayRow, faults, seal_from_sql};
+use crate::store::server::stray::{StrayRow, faults, held_values, seal_from_sql};
 
 /// First position, last position, previous digest, digest, time.
 type SealRow = (i64, i64, Vec<u8>, Vec<u8>, NaiveDateTime);
@@ -50,6 +51,19 @@ impl Inspect for MySqlStore {
         let read = || async { connections.all(select()).await.map_err(|error| classify(error, "list the snapshots")) };
         let rows: Vec<(String,)> = connections.repeat("list the snapshots", read).await?;
         Ok(Some(rows.into_iter().map(|(id,)| AggregateId::new(id)).collect::<Result<_, _>>()?))
+    }
+
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let connections = &self.reader.connections;
+        let failed = |error| classify(error, "list the values of a stream");
+        let read = || async {
+            let select = sqlx::query_as(HELD_VALUES).bind(stream.aggregate_type().as_str().as_bytes());
+            let select = select.bind(stream.aggregate_id().as_str().as_bytes()).bind(limit_to_sql(limit));
+            connections.all(select).await.map_err(failed)
+        };
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = connections.repeat("list the values of a stream", read).await?;
+        let texts = rows.iter().map(|(scope, value)| Ok((text(scope)?.to_owned(), text(value)?.to_owned())));
+        held_values(texts.collect::<Result<_, sqlx::Error>>().map_err(failed)?).map(Some)
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -257,6 +271,11 @@ const SNAPSHOTS: &str = "
     SELECT CONVERT(listed.aggregate_id USING utf8mb4) FROM (
         SELECT DISTINCT aggregate_id FROM retell_snapshots WHERE aggregate_type = ? AND aggregate_id > ? ORDER BY aggregate_id LIMIT ?
     ) AS listed ORDER BY listed.aggregate_id";
+
+/// Binds: aggregate type, aggregate id, limit.
+const HELD_VALUES: &str = "
+    SELECT scope, value FROM retell_reservations FORCE INDEX (reservations_stream) WHERE aggregate_type = ? AND aggregate_id = ?
+    ORDER BY scope, value LIMIT ?";
 
 /// Binds: after (three times), limit.
 const SEALS: &str = "

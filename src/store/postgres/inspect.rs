@@ -6,8 +6,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::claim::HeldValue;
 use crate::error::Result;
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -19,7 +20,7 @@ use crate::store::postgres::error::classify;
 use crate::store::postgres::log::read::Reader;
 use crate::store::postgres::store::PostgresStore;
 use crate::store::server::convert::{limit_to_sql, to_sql};
-use crate::store::server::stray::{StrayRow, faults, seal_from_sql};
+use crate::store::server::stray::{StrayRow, faults, held_values, seal_from_sql};
 
 #[async_trait]
 impl Inspect for PostgresStore {
@@ -48,6 +49,18 @@ impl Inspect for PostgresStore {
         let read = || async { connections.all(select()).await.map_err(|error| classify(error, "list the snapshots")) };
         let rows: Vec<(String,)> = connections.repeat("list the snapshots", read).await?;
         Ok(Some(rows.into_iter().map(|(id,)| AggregateId::new(id)).collect::<Result<_, _>>()?))
+    }
+
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let Reader { connections, schema, .. } = &self.reader;
+        let failed = |error| classify(error, "list the values of a stream");
+        let read = || async {
+            let select = sqlx::query_as(schema.sql(HELD_VALUES)).bind(stream.aggregate_type().as_str());
+            let select = select.bind(stream.aggregate_id().as_str()).bind(limit_to_sql(limit));
+            connections.all(select).await.map_err(failed)
+        };
+        let rows: Vec<(String, String)> = connections.repeat("list the values of a stream", read).await?;
+        held_values(rows).map(Some)
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -266,6 +279,11 @@ const VERSIONS_TWICE: &str = "
 /// Binds: aggregate type, id, limit.
 const SNAPSHOTS: &str = "
     SELECT DISTINCT aggregate_id FROM {schema}.snapshots WHERE aggregate_type = $1 AND aggregate_id > $2 ORDER BY aggregate_id LIMIT $3";
+
+/// Binds: aggregate type, aggregate id, limit. The condition on the type is that of the index.
+const HELD_VALUES: &str = "
+    SELECT scope, value FROM {schema}.reservations WHERE aggregate_type = $1 AND aggregate_id = $2 AND aggregate_type <> ''
+    ORDER BY scope, value LIMIT $3";
 
 /// Binds: after, limit.
 const SEALS: &str = "

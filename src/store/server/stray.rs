@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::claim::HeldValue;
 use crate::error::{ErrorKind, Result};
 use crate::id::Position;
 use crate::store::log::fault::{Fault, FaultId};
@@ -23,6 +24,15 @@ pub(crate) fn faults(id: FaultId, rows: Vec<StrayRow>) -> impl Iterator<Item = F
             _ => fault,
         }
     })
+}
+
+/// Converts scopes and values.
+pub(crate) fn held_values(rows: Vec<(String, String)>) -> Result<Vec<HeldValue>> {
+    let parse = |(scope, value): (String, String)| {
+        HeldValue::parse(&scope, &value)
+            .map_err(|problem| ErrorKind::Corrupt(format!("a held value: {problem}")).into())
+    };
+    rows.into_iter().map(parse).collect()
 }
 
 /// First position, last position, previous digest, digest, time.

@@ -5,8 +5,9 @@ use chrono::DateTime;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::claim::HeldValue;
 use crate::error::Result;
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::columns::event_columns;
 use crate::store::log::fault::{Fault, FaultId};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
@@ -46,6 +47,23 @@ impl Inspect for SqliteStore {
         };
         let ids = self.readers.run("list the snapshots", read).await?;
         Ok(Some(ids.into_iter().map(AggregateId::new).collect::<Result<_, _>>()?))
+    }
+
+    async fn held_values(&self, stream: &StreamId, limit: usize) -> Result<Option<Vec<HeldValue>>> {
+        let stream = stream.clone();
+        let read = move |db: &mut Connection| {
+            let mut select = db.prepare_cached(HELD_VALUES)?;
+            let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
+            let mut rows = select.query((kind, id, to_sql(limit as u64)))?;
+            let mut held = Vec::new();
+            while let Some(row) = rows.next()? {
+                let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
+                let found = HeldValue::parse(text(0)?, text(1)?);
+                held.push(found.map_err(|problem| corrupt(format!("a value of {stream}: {problem}")))?);
+            }
+            Ok(held)
+        };
+        self.readers.run("list the values of a stream", read).await.map(Some)
     }
 
     async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>> {
@@ -176,6 +194,10 @@ const ROWS: &str = concat!(
     FROM retell_events e WHERE e.position > ?1
     ORDER BY e.position LIMIT ?2"
 );
+
+/// Binds: aggregate type, aggregate id, limit.
+const HELD_VALUES: &str = "
+    SELECT scope, value FROM retell_reservations WHERE aggregate_type = ?1 AND aggregate_id = ?2 ORDER BY scope, value LIMIT ?3";
 
 /// Binds: name.
 const INDEX: &str =
