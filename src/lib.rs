@@ -136,6 +136,7 @@ pub mod docs {
         page!(d0034_command_line, "docs/decisions/0034-command-line.md");
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
+        page!(d0038_export_and_import, "docs/decisions/0038-export-and-import.md");
     }
 }
 

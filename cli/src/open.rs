@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use retell::store::{EventStore, ReadModel};
 use retell::{
     MySqlOptions, MySqlReadModel, MySqlStore, PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions,
     SqliteReadModel, SqliteStore,
 };
-use retell::store::{EventStore, ReadModel};
 
 use crate::args::Place;
 use crate::failure::Failure;

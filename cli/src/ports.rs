@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use retell::async_trait;
 use retell::error::Result;
-use retell::operate::{self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, Report, Verified, VerifyOptions, Why};
+use retell::operate::{
+    self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, Report, Verified,
+    VerifyOptions, Why,
+};
 use retell::store::{Archive, AuditEntry, By, DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
 

@@ -40,7 +40,10 @@ fn payloads() -> Vec<(Codec, Vec<u8>)> {
     payloads.push((Codec::Compact, vec![0xe9]));
     payloads.push((Codec::Json, "\"é e\u{301} Ã©\"".into()));
     payloads.push((Codec::Json, format!("\"{}\"", "x".repeat(1024 * 1024)).into_bytes()));
-    payloads.push((Codec::Compact, (0..10 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()));
+    payloads.push((
+        Codec::Compact,
+        (0..10 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+    ));
     payloads
 }
 
@@ -123,7 +126,8 @@ pub(crate) async fn fill(home: &Home) -> Appended {
     // Appends that share commits, some under keys.
     let together = (2_000..2_100).map(|number| {
         let id = format!("c{}", number % 10);
-        let append = Append::new(stream("counter", &id), ExpectedVersion::Any, vec![small(number), small(number + 1_000)]);
+        let append =
+            Append::new(stream("counter", &id), ExpectedVersion::Any, vec![small(number), small(number + 1_000)]);
         log.append(if number % 3 == 0 { append.with_key(key(&format!("k{number}"))) } else { append })
     });
     for appended in futures::future::join_all(together).await {

@@ -148,9 +148,15 @@ async fn log_with_anything_is_refused_and_unchanged() {
         let place = home.place().unwrap();
         place
             .run(match place {
-                Place::Sqlite(_) => "INSERT INTO retell_checkpoints (projection, position, inline) VALUES ('sums', 0, 1)",
-                Place::Postgres(_) => "INSERT INTO retell.checkpoints (projection, position, state) VALUES ('sums', 0, 'inline')",
-                Place::MySql(_) => "INSERT INTO retell_checkpoints (projection, position, state) VALUES ('sums', 0, 'inline')",
+                Place::Sqlite(_) => {
+                    "INSERT INTO retell_checkpoints (projection, position, inline) VALUES ('sums', 0, 1)"
+                }
+                Place::Postgres(_) => {
+                    "INSERT INTO retell.checkpoints (projection, position, state) VALUES ('sums', 0, 'inline')"
+                }
+                Place::MySql(_) => {
+                    "INSERT INTO retell_checkpoints (projection, position, state) VALUES ('sums', 0, 'inline')"
+                }
             })
             .await;
         let error = home.import(&file).await.unwrap_err();
@@ -165,7 +171,9 @@ async fn damaged_log_is_not_exported() {
         let place = home.place().unwrap();
         place
             .run(match place {
-                Place::Sqlite(_) => "DROP TRIGGER retell_events_no_delete; DELETE FROM retell_events WHERE position = 3",
+                Place::Sqlite(_) => {
+                    "DROP TRIGGER retell_events_no_delete; DELETE FROM retell_events WHERE position = 3"
+                }
                 Place::Postgres(_) => {
                     "ALTER TABLE retell.events DISABLE TRIGGER USER;
                      DELETE FROM retell.events WHERE ordinal = 1 AND version = 3"

@@ -18,7 +18,9 @@ pub(crate) fn body(file: &[u8]) -> &[u8] {
 /// Compares files without printing 20 MiB.
 fn assert_same(one: &[u8], other: &[u8], what: &str) {
     let place = one.iter().zip(other).position(|(a, b)| a != b).unwrap_or(one.len().min(other.len()));
-    let near = |file: &[u8]| String::from_utf8_lossy(&file[place.saturating_sub(200)..file.len().min(place + 100)]).into_owned();
+    let near = |file: &[u8]| {
+        String::from_utf8_lossy(&file[place.saturating_sub(200)..file.len().min(place + 100)]).into_owned()
+    };
     assert!(one == other, "{what}, byte {place}:\n{}\n{}", near(one), near(other));
 }
 
@@ -107,7 +109,10 @@ async fn copied_log_goes_on() {
         let again = log.append(keyed()).await.unwrap();
         assert_eq!((again.outcome, &again.versions), (Outcome::Repeated, &appended.versions), "{name}");
         assert_eq!(again.last_event, appended.last_event, "{name}");
-        assert_eq!(log.position_of(again.token()).await.unwrap(), first.log().position_of(appended.token()).await.unwrap());
+        assert_eq!(
+            log.position_of(again.token()).await.unwrap(),
+            first.log().position_of(appended.token()).await.unwrap()
+        );
         let other = Append::new(stream("order", "17"), ExpectedVersion::Any, vec![small(9_000)]);
         let reused = log.append(other.with_key(keyed().key().unwrap().clone())).await.unwrap_err();
         assert!(matches!(reused.kind(), ErrorKind::KeyReused(_)), "{name}: {reused}");

@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
-use crate::operate::archive::ArchivedRows;
-use crate::operate::archive::line::{End, Event, Header, Line, bad, hex, parse_header};
-use crate::store::log::archive::{
-    ArchivedClaim, ArchivedCommit, ArchivedEvent, ArchivedKey, Part, Parts,
-};
+use crate::operate::archive::counted::ArchivedRows;
+use crate::operate::archive::event::Event;
+use crate::operate::archive::line::{End, Header, Line, parse_header};
+use crate::operate::archive::value::{bad, hex};
+use crate::store::log::archive::{ArchivedClaim, ArchivedCommit, ArchivedEvent, ArchivedKey, Part, Parts};
 use crate::store::log::seal::Seal;
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::model::processors::RegisteredProcessor;
@@ -101,7 +101,11 @@ impl<R: BufRead> Source<R> {
     fn read_line(&mut self) -> Result<()> {
         self.line.clear();
         self.input.by_ref().take(LINE_BYTES).read_until(b'\n', &mut self.line).map_err(unreadable)?;
-        if self.line.ends_with(b"\n") { Ok(()) } else { Err(bad("it ends before its last line, or a line is too long")) }
+        if self.line.ends_with(b"\n") {
+            Ok(())
+        } else {
+            Err(bad("it ends before its last line, or a line is too long"))
+        }
     }
 
     /// Reads the next line and adds its row.
@@ -242,7 +246,9 @@ fn changed(error: Error, rows: ArchivedRows) -> Error {
 /// Names the place of a line by the rows up to it.
 fn at_place(rows: ArchivedRows) -> ErrorKind {
     let (events, claims, keys) = (rows.events, rows.claims, rows.keys);
-    ErrorKind::BadExport(format!("a line after {events} events, {claims} claims and {keys} idempotency keys is changed"))
+    ErrorKind::BadExport(format!(
+        "a line after {events} events, {claims} claims and {keys} idempotency keys is changed"
+    ))
 }
 
 #[cfg(feature = "zstd")]

@@ -122,9 +122,8 @@ fn key(row: &Row<'_>) -> Result<ArchivedKey, Failure> {
 /// Writes parts up to `None`. Rolls back if the channel ends before that.
 fn write(db: &mut Connection, mut parts: mpsc::Receiver<Option<Part>>) -> Result<(), Failure> {
     let open = OpenTransaction::begin(db)?;
-    let found = open.db.query_row(CONTENTS, [], |row| {
-        Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
-    })?;
+    let found =
+        open.db.query_row(CONTENTS, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]))?;
     not_empty(found)?;
     let mut time = i64::MIN;
     loop {

@@ -36,9 +36,7 @@ fn shape(row: &Row<'_>, codec: Codec) -> Result<RegisteredShape, Failure> {
 impl Writer {
     pub(crate) async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
         let shapes = shapes.to_vec();
-        self.pool
-            .run("register shapes", move |db| register(db, &shapes))
-            .await
+        self.pool.run("register shapes", move |db| register(db, &shapes)).await
     }
 }
 
