@@ -18,7 +18,7 @@ use crate::store::log::stored_row::StoredRow;
 /// An event with its place.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Event<'a> {
+pub(super) struct EventLine<'a> {
     pub(super) position: u64,
     /// The number in the commit, from 1.
     pub(super) ordinal: i32,
@@ -51,7 +51,7 @@ pub(super) struct Event<'a> {
     payload_base64: Option<String>,
 }
 
-impl<'a> Event<'a> {
+impl<'a> EventLine<'a> {
     pub(super) fn of(position: u64, ordinal: i32, row: &'a StoredRow) -> Result<Self, String> {
         let text = |bytes: &'a [u8], what: &str| std::str::from_utf8(bytes).map_err(|error| format!("{what}: {error}"));
         let id = |id: &[u8]| Uuid::from_slice(id).map_err(|error| format!("an id: {error}"));

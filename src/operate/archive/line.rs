@@ -9,7 +9,7 @@ use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::id::{EventType, IdempotencyKey, Position, ProjectionName, StreamId, Version};
 use crate::operate::archive::counted::ArchivedRows;
-use crate::operate::archive::event::Event;
+use crate::operate::archive::event::EventLine;
 use crate::operate::archive::value::{bad, digest, hex, time, time_to_text, unknown_codec};
 use crate::store::log::archive::{ArchivedClaim, ArchivedKey};
 use crate::store::log::fingerprint::Fingerprint;
@@ -65,22 +65,22 @@ pub(super) fn parse_header(line: &[u8]) -> Result<Header> {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line<'a> {
     #[serde(borrow)]
-    Claim(Claim<'a>),
+    Claim(ClaimLine<'a>),
     #[serde(borrow)]
-    Shape(Shape<'a>),
+    Shape(ShapeLine<'a>),
     #[serde(borrow)]
-    Processor(Processor<'a>),
+    Processor(ProcessorLine<'a>),
     #[serde(borrow)]
-    Event(Event<'a>),
+    Event(EventLine<'a>),
     #[serde(borrow)]
-    Key(Key<'a>),
+    Key(KeyLine<'a>),
     Seal(SealLine),
     End(End),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Claim<'a> {
+pub(super) struct ClaimLine<'a> {
     #[serde(borrow)]
     scope: Cow<'a, str>,
     #[serde(borrow)]
@@ -93,7 +93,7 @@ pub(super) struct Claim<'a> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Shape<'a> {
+pub(super) struct ShapeLine<'a> {
     #[serde(borrow)]
     event_type: Cow<'a, str>,
     version: u32,
@@ -107,7 +107,7 @@ pub(super) struct Shape<'a> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Processor<'a> {
+pub(super) struct ProcessorLine<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     declared: String,
@@ -118,7 +118,7 @@ pub(super) struct Processor<'a> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Key<'a> {
+pub(super) struct KeyLine<'a> {
     #[serde(borrow)]
     key: Cow<'a, str>,
     fingerprint: String,
@@ -163,7 +163,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn of_claim(claim: &'a ArchivedClaim) -> Self {
-        Self::Claim(Claim {
+        Self::Claim(ClaimLine {
             scope: claim.scope.as_str().into(),
             value: claim.value.as_str().into(),
             aggregate_type: claim.holder.aggregate_type().as_str().into(),
@@ -172,7 +172,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn of_shape(shape: &'a RegisteredShape) -> Result<Self> {
-        Ok(Self::Shape(Shape {
+        Ok(Self::Shape(ShapeLine {
             event_type: shape.event_type.as_str().into(),
             version: shape.version,
             codec: shape.codec.number(),
@@ -183,7 +183,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn of_processor(name: &'a ProjectionName, processor: &'a RegisteredProcessor) -> Result<Self> {
-        Ok(Self::Processor(Processor {
+        Ok(Self::Processor(ProcessorLine {
             name: name.as_str().into(),
             declared: processor.stored(),
             first_seen: time_to_text(processor.first_seen)?,
@@ -192,7 +192,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn of_event(position: u64, ordinal: i32, row: &'a StoredRow) -> Result<Self> {
-        Event::of(position, ordinal, row).map(Self::Event).map_err(|problem| {
+        EventLine::of(position, ordinal, row).map(Self::Event).map_err(|problem| {
             ErrorKind::Corrupt(format!("position {position}: {problem}, so the log is not exported; run `verify`"))
                 .into()
         })
@@ -203,7 +203,7 @@ impl<'a> Line<'a> {
             let (kind, id) = (stream.aggregate_type().as_str(), stream.aggregate_id().as_str());
             (kind.to_owned(), id.to_owned(), before.get(), after.get())
         });
-        Line::Key(Key {
+        Line::Key(KeyLine {
             key: key.key.as_str().into(),
             fingerprint: hex(*key.fingerprint.as_bytes()),
             commit: key.commit.unsigned_abs(),
@@ -223,13 +223,13 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Claim<'_> {
+impl ClaimLine<'_> {
     pub(super) fn parse(&self) -> Result<ArchivedClaim> {
         ArchivedClaim::parse(&self.scope, &self.value, &self.aggregate_type, &self.aggregate_id)
     }
 }
 
-impl Shape<'_> {
+impl ShapeLine<'_> {
     pub(super) fn parse(&self) -> Result<RegisteredShape> {
         let codec = Codec::from_number(self.codec).ok_or_else(|| unknown_codec(self.codec))?;
         let (event_type, first_seen) = (EventType::new(&self.event_type)?, time(&self.first_seen)?);
@@ -237,14 +237,14 @@ impl Shape<'_> {
     }
 }
 
-impl Processor<'_> {
+impl ProcessorLine<'_> {
     pub(super) fn parse(&self) -> Result<(ProjectionName, RegisteredProcessor)> {
         let processor = RegisteredProcessor::parse(&self.declared, time(&self.first_seen)?, &*self.program)?;
         Ok((ProjectionName::new(&self.name)?, processor))
     }
 }
 
-impl Key<'_> {
+impl KeyLine<'_> {
     pub(super) fn parse(self) -> Result<ArchivedKey> {
         let signed = |number: u64| i64::try_from(number).map_err(|error| bad(&error.to_string()));
         let streams = self.streams.iter().map(|(kind, id, before, after)| {
