@@ -137,9 +137,10 @@ pub mod docs {
         page!(d0034_command_line, "docs/decisions/0034-command-line.md");
         page!(d0035_doctor_and_verify, "docs/decisions/0035-doctor-and-verify.md");
         page!(d0036_pause_and_skip, "docs/decisions/0036-pause-and-skip.md");
+        page!(d0037_chains, "docs/decisions/0037-chains.md");
+        page!(d0038_export_and_import, "docs/decisions/0038-export-and-import.md");
         page!(d0039_prune, "docs/decisions/0039-prune.md");
         page!(d0040_health_and_audit, "docs/decisions/0040-health-and-audit.md");
-        page!(d0037_chains, "docs/decisions/0037-chains.md");
     }
 }
 

@@ -57,7 +57,8 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
-pub use archive::{ArchiveOptions, ArchivedRows, Exported, Imported, export, import};
+pub use archive::counted::ArchivedRows;
+pub use archive::{ArchiveOptions, Exported, Imported, export, import};
 pub use chain::{Chain, ChainRef, Link, chain};
 pub use change::{
     MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip,

@@ -1,17 +1,21 @@
 //! Copies a log into a file, and a file into an empty log.
 
+pub(super) mod counted;
+mod event;
 mod line;
 mod read;
+mod value;
 mod write;
 
 use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
+use crate::operate::archive::counted::ArchivedRows;
 use crate::operate::archive::line::Line;
 use crate::operate::archive::read::Source;
 use crate::operate::archive::write::File;
@@ -104,25 +108,6 @@ pub struct Imported {
     pub head: Position,
     /// The imported rows.
     pub rows: ArchivedRows,
-}
-
-/// The numbers of rows of each kind in an export.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ArchivedRows {
-    /// Events.
-    pub events: u64,
-    /// Idempotency keys with their outcomes.
-    pub keys: u64,
-    /// Unique values with their holders.
-    pub claims: u64,
-    /// Registered wire shapes.
-    pub shapes: u64,
-    /// Registered releases of processors.
-    pub processors: u64,
-    /// Seals.
-    pub seals: u64,
 }
 
 /// Writes a log to `to`, up to its head: every event as it is stored with its place and its commit, idempotency keys, claims, seals, registered

@@ -42,7 +42,7 @@ fn payloads() -> Vec<(Codec, Vec<u8>)> {
     payloads.push((Codec::Json, format!("\"{}\"", "x".repeat(1024 * 1024)).into_bytes()));
     payloads.push((
         Codec::Compact,
-        (0..10 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+        (0..10 * 1024 * 1024_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect(),
     ));
     payloads
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retell::event::NewEvent;
+use retell::operate::ArchiveOptions;
 use retell::testing::store::whole_log;
 use retell::{
     Append, Claim, ClaimScope, ClaimValue, Codec, ErrorKind, EventId, EventStore, EventType, ExpectedVersion, Position,
@@ -73,7 +74,7 @@ async fn exports_are_of_one_head(home: Home) {
         let mut before = Position::ZERO;
         let mut exports = 0;
         while exports < EXPORTS {
-            let (exported, file) = match home.export_with(Default::default()).await {
+            let (exported, file) = match home.export_with(ArchiveOptions::new()).await {
                 Ok(exported) => exported,
                 Err(error) if matches!(error.kind(), ErrorKind::Transient(_)) => continue,
                 Err(error) => panic!("{}: {error:#}", home.name()),

@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
-use crate::operate::archive::ArchivedRows;
-use crate::operate::archive::line::{End, Event, Header, Line, bad, hex, parse_header};
+use crate::operate::archive::counted::ArchivedRows;
+use crate::operate::archive::event::EventLine;
+use crate::operate::archive::line::{End, Header, Line, parse_header};
+use crate::operate::archive::value::{bad, hex};
 use crate::store::log::archive::{ArchivedClaim, ArchivedCommit, ArchivedEvent, ArchivedKey, Part, Parts};
 use crate::store::log::seal::Seal;
 use crate::store::log::shapes::RegisteredShape;
@@ -144,7 +146,7 @@ impl<R: BufRead> Source<R> {
         Ok(())
     }
 
-    fn add_event(&mut self, event: Event<'_>) -> Result<()> {
+    fn add_event(&mut self, event: EventLine<'_>) -> Result<()> {
         let (position, ordinal) = (event.position, event.ordinal);
         if position != self.rows.events || position > self.head {
             return Err(bad(&format!("position {position} is not at its place")));

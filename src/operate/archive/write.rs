@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Position;
-use crate::operate::archive::ArchivedRows;
-use crate::operate::archive::line::{End, FORMAT, Header, Line, hex, sealed_header};
+use crate::operate::archive::counted::ArchivedRows;
+use crate::operate::archive::line::{End, FORMAT, Header, Line, sealed_header};
+use crate::operate::archive::value::hex;
 
 /// The bytes that are collected before they are written.
 const BUFFER: usize = 64 * 1024;

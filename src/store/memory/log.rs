@@ -458,7 +458,9 @@ impl<T: Send + Sync + 'static> EventStore for MemoryStore<T> {
 
     async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
         let mut state = self.log.write();
-        shapes.iter().for_each(|shape| state.register(shape));
+        for shape in shapes {
+            state.register(shape);
+        }
         Ok(())
     }
 
