@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::args::{Arguments, Command, Place, Typed};
 use crate::commands::typed::Types;
-use crate::commands::{completions, run};
+use crate::commands::{completions, migrate, run};
 use crate::failure::{Exit, Failure};
 use crate::open::open;
 use crate::out::Out;
@@ -152,6 +152,11 @@ impl Cli {
     async fn carry_out(&self, parsed: &Parsed, out: &Out) -> Result<Exit, Failure> {
         let command = match &parsed.command {
             Named::Plain(Command::Completions { shell }) => return completions::print(self.command(), *shell),
+            Named::Plain(Command::Migrate(change)) if self.stores.is_none() || parsed.place.store.is_some() => {
+                let answer = migrate::answer(&parsed.place, change).await?;
+                out.answer(&answer, false)?;
+                return Ok(answer.exit);
+            }
             Named::Plain(command) => command,
             Named::Typed(typed) => {
                 let answer = self.types.answer(typed, parsed.place.limit()).await?;

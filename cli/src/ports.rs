@@ -5,7 +5,7 @@ use std::sync::Arc;
 use retell::async_trait;
 use retell::error::Result;
 use retell::operate::{
-    self, EventRef, Examine, Follower, List, Places, PruneOptions, PruneTarget, Pruned, Report, Verified,
+    self, EventRef, Examine, Follower, List, Places, PruneOptions, PruneTarget, Pruned, Report, Sizes, Verified,
     VerifyOptions, Why,
 };
 use retell::store::{AuditEntry, By, DeadlineStore, EventStore, Inspect, Parked, ReadModel, RelayStore, ViewStore};
@@ -20,6 +20,8 @@ impl<L: EventStore + RelayStore + Inspect + Examine> Log for L {}
 #[async_trait]
 pub(crate) trait Models: Send + Sync {
     async fn status(&self, log: &dyn Log) -> Result<Report>;
+
+    async fn sizes(&self, log: &dyn Log) -> Result<Sizes>;
 
     async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>>;
 
@@ -42,6 +44,8 @@ pub(crate) trait Models: Send + Sync {
         event: (&StreamId, Version),
         by: &By,
     ) -> Result<bool>;
+
+    async fn withdraw_skip(&self, processor: &ProjectionName, event: (&StreamId, Version), by: &By) -> Result<bool>;
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
 
@@ -72,6 +76,10 @@ pub(crate) trait Models: Send + Sync {
 impl<M: ViewStore + DeadlineStore> Models for M {
     async fn status(&self, log: &dyn Log) -> Result<Report> {
         operate::status(log, self).await
+    }
+
+    async fn sizes(&self, log: &dyn Log) -> Result<Sizes> {
+        operate::sizes(log, self).await
     }
 
     async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>> {
@@ -106,6 +114,15 @@ impl<M: ViewStore + DeadlineStore> Models for M {
         by: &By,
     ) -> Result<bool> {
         operate::skip_parked(log, self, processor, event, by).await
+    }
+
+    async fn withdraw_skip(
+        &self,
+        processor: &ProjectionName,
+        (stream, version): (&StreamId, Version),
+        by: &By,
+    ) -> Result<bool> {
+        operate::withdraw_skip(self, processor, stream, version, by).await
     }
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool> {

@@ -2,16 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../tests/support/certificates.rs"]
+mod certificates;
 #[path = "../../../tests/support/databases.rs"]
 mod databases;
 mod failures;
 mod golden;
+mod maintained;
 mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;
+#[path = "../../../tests/support/programs.rs"]
+mod programs;
 mod prune;
+#[path = "../../../tests/support/server.rs"]
+mod server;
+mod sizes;
 mod streaming;
+mod tls;
 #[path = "../support/tool.rs"]
 mod tool;
 
@@ -79,5 +88,9 @@ on_each_store!(
     super::golden::doctor_names_a_cure_for_each_finding as doctor_names_a_cure_for_each_finding,
     super::streaming::tail_follows_the_log as tail_follows_the_log,
     super::prune::prune_prints_its_golden_output as prune_prints_its_golden_output,
+    super::sizes::status_shows_the_sizes_of_tables as status_shows_the_sizes_of_tables,
+    super::maintained::only_migrate_creates_a_schema as only_migrate_creates_a_schema,
+    super::maintained::migrate_updates_an_older_schema as migrate_updates_an_older_schema,
+    super::maintained::sealed_log_is_verified as sealed_log_is_verified,
     super::prune::rows_of_commits_are_pruned as rows_of_commits_are_pruned,
 );
