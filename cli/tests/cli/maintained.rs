@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::Value;
 
 use crate::databases::{Database, Place};
+use crate::opening::size;
 use crate::tool::{Ran, Tool};
 
 fn run(tool: &Tool, command: &str) -> Ran {
@@ -18,12 +19,14 @@ fn json(tool: &Tool, command: &str) -> (i32, Value) {
 
 pub(crate) async fn only_migrate_creates_a_schema(database: &Database) {
     let tool = Tool::of(&database.place);
+    let before = size(&database.place).await;
     let planned = run(&tool, "migrate --dry-run");
     let lines = "log: would be created with schema 1\nread models: would be created with schema 1\n";
     assert_eq!((planned.exit, planned.stdout.as_str()), (0, lines), "{planned:?}");
     let unconfirmed = run(&tool, "migrate");
     assert_eq!((unconfirmed.exit, unconfirmed.stdout.as_str()), (4, ""), "{unconfirmed:?}");
-    assert_eq!(run(&tool, "status").exit, 2, "nothing was created");
+    assert_eq!(run(&tool, "status").exit, 2);
+    assert_eq!(size(&database.place).await, before, "nothing was created");
 
     let created = run(&tool, "migrate --yes");
     assert_eq!(created.stdout, "log: created with schema 1\nread models: created with schema 1\n", "{created:?}");
