@@ -59,6 +59,8 @@
 //! | `retell_head` | gauge | position | `log` | How many events does the log have? |
 //! | `retell_unsequenced_commits` | gauge | commits | `log` | How many commits wait for their position? |
 //! | `retell_unsequenced_age_seconds` | gauge | seconds | `log` | For how long has no commit got its position: does a transaction block all readers? |
+//! | `retell_keys_rows` | gauge | rows | `log` | How many idempotency keys are kept: is it time to prune them? |
+//! | `retell_inbox_rows` | gauge | rows | `log` | How many handled events do reactions remember? |
 //! | `retell_lag_events` | gauge | events | `processor` | How many events is a processor behind the head? |
 //! | `retell_lag_seconds` | gauge | seconds | `processor` | How old is what readers of the processor see? |
 //! | `retell_parked` | gauge | aggregates | `processor` | How many aggregates are parked and retried? |

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`status`] | how far relays and processors are, what they have parked, which generations are live, which deadlines are due |
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
+//! | [`sizes`](sizes()) | how many rows each table has, and how many bytes |
 //! | [`Observer`] | the numbers of `status`, as metrics |
 //! | [`stream`](stream()) | the rows of a stream, with payloads as JSON |
 //! | [`held_values`] | the unique values that a stream holds |
@@ -50,6 +51,7 @@ mod prune;
 mod report;
 mod rows;
 mod seal;
+mod sizes;
 mod status;
 mod stream;
 mod verify;
@@ -57,6 +59,7 @@ mod why;
 
 pub use crate::finding::{Examine, Finding, Severity};
 pub use crate::store::log::fault::{Fault, FaultId};
+pub use crate::store::size::{RowCount, StoreSize, TableSize};
 pub use archive::counted::ArchivedRows;
 pub use archive::{ArchiveOptions, Exported, Imported, export, import};
 pub use chain::{Chain, ChainRef, Link, chain};
@@ -67,13 +70,15 @@ pub use doctor::{Diagnosis, Examined, doctor};
 pub use held::held_values;
 pub use observer::{Observer, ObserverOptions};
 pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back};
-pub use prune::{Holder, MIN_KEY_AGE, PruneOptions, PruneTarget, Pruned, PrunedPart, prunable, prune};
+pub use prune::pruned::{Holder, PruneOptions, PruneTarget, Pruned, PrunedPart};
+pub use prune::{MIN_KEY_AGE, prunable, prune};
 pub use report::{
     Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
     MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report,
     ViewGeneration,
 };
 pub use seal::{SealOptions, Sealed, seal};
+pub use sizes::{Sizes, sizes};
 pub use status::status;
 pub use stream::{MAX_ROWS, Row, Rows, stream};
 pub use verify::{CheckedSeals, Verified, VerifyOptions, verify};

@@ -4,7 +4,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::commands::migrate::Migrate;
 use crate::commands::prune::Prune;
+use crate::commands::seal::Seal;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use retell::operate::EventRef;
@@ -115,6 +117,10 @@ pub(crate) enum Command {
     },
     /// Delete old rows that nothing needs any more
     Prune(Prune),
+    /// Create the tables of the log and of the read models, or update them. No other command does
+    Migrate(Migrate),
+    /// Seal the events since the last seal, so that `verify` notices if one of them changes
+    Seal(Seal),
     /// Look for settings, rights and transactions that would break a promise
     Doctor(Doctor),
     /// Read the whole log, and look for events that are missing, moved, damaged or changed
@@ -153,6 +159,9 @@ impl Command {
             Self::Audit { .. } => "audit",
             Self::Doctor(_) => "doctor",
             Self::Prune(_) => "prune",
+            Self::Migrate(_) => "migrate",
+            Self::Seal(_) => "seal",
+            Self::Parked(Parked::WithdrawSkip { .. }) => "parked withdraw-skip",
             Self::Verify { .. } => "verify",
             Self::Export(_) => "export",
             Self::Import(_) => "import",
@@ -216,6 +225,9 @@ pub(crate) struct Status {
     /// Find fault with a reader whose next event is older
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) max_age: u64,
+    /// Show how large the tables are, too
+    #[arg(long)]
+    pub(crate) sizes: bool,
     /// Show it again and again
     #[arg(long)]
     pub(crate) watch: bool,
@@ -292,6 +304,17 @@ pub(crate) enum Parked {
         #[arg(value_parser = stream)]
         aggregate: StreamId,
         /// The version of the event that failed
+        version: Version,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Apply a skipped event again, from the next reset or rebuild on
+    WithdrawSkip {
+        processor: ProjectionName,
+        /// The aggregate: TYPE/ID
+        #[arg(value_parser = stream)]
+        aggregate: StreamId,
+        /// The version of the skipped event
         version: Version,
         #[command(flatten)]
         because: Because,

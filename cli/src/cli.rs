@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::args::{Arguments, Command, Place, Typed};
 use crate::commands::typed::Types;
-use crate::commands::{completions, run, snapshots};
+use crate::commands::{completions, migrate, run, snapshots};
 use crate::failure::{Exit, Failure};
-use crate::open::{create, open};
+use crate::open::{Part, migrate_part, open};
 use crate::out::{Answer, Color, Out};
 use crate::ports::Stores;
 use crate::session::Session;
@@ -156,6 +156,11 @@ impl Cli {
         if let Named::Plain(Command::Completions { shell }) = &parsed.command {
             return completions::print(self.command(), *shell);
         }
+        if let Named::Plain(Command::Migrate(change)) = &parsed.command
+            && (self.stores.is_none() || parsed.place.store.is_some())
+        {
+            return printed(&migrate::answer(&parsed.place, change).await?, out);
+        }
         if let Named::Typed(typed) = &parsed.command
             && let Some(answer) = self.types.answer(typed, limit).await
         {
@@ -165,7 +170,9 @@ impl Cli {
             return self.run_in(&Session { stores: stores.clone(), limit }, &parsed.command, out).await;
         }
         if matches!(&parsed.command, Named::Plain(Command::Import(import)) if import.create) {
-            create(&parsed.place).await?;
+            for part in Part::ALL {
+                migrate_part(&parsed.place, part).await?;
+            }
         }
         let session = Session { stores: open(&parsed.place).await?, limit };
         let done = self.run_in(&session, &parsed.command, out).await;

@@ -1,5 +1,6 @@
-//! Opens what a URL names, and never creates anything.
+//! Opens what a URL names. Only a migration creates anything.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,85 +57,115 @@ impl Url {
     }
 }
 
-/// Opens the log and the read models.
-pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
+/// Whether opening a store may change its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    Required,
+    Migrated,
+}
+
+/// The parts that have tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Log,
+    Models,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 2] = [Self::Log, Self::Models];
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "log",
+            Self::Models => "read models",
+        })
+    }
+}
+
+/// Returns the URLs of the log and of the read models.
+fn urls(place: &Place) -> Result<(Url, Url), Failure> {
     let Some(store) = place.store.as_deref() else {
         return Err(Failure::Usage("no store: write --store URL, or set RETELL_STORE".to_owned()));
     };
     let store = Url::parse(store)?;
     let models = place.models.as_deref().map_or_else(|| Ok(store.models()), Url::parse)?;
-    let limit = place.limit();
+    Ok((store, models))
+}
+
+/// Opens the log and the read models.
+pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
+    let (store, models) = urls(place)?;
     let opening = async {
-        let log = open_log(store, place).await.map_err(Failure::Opening)?;
+        let log = open_log(store, place, Schema::Required).await.map_err(Failure::Opening)?;
         // A server that holds a lock must not hold up the tool: the first read shows whether the log answers.
         log.head().await.map_err(Failure::Opening)?;
-        Ok(Stores { log, models: open_models(models, place).await.map_err(Failure::Opening)? })
+        Ok(Stores { log, models: open_models(models, place, Schema::Required).await.map_err(Failure::Opening)? })
     };
+    within(place.limit(), opening).await
+}
+
+/// Opens a part and closes it, to see whether its schema is that of this release.
+pub(crate) async fn try_part(place: &Place, part: Part) -> Result<(), Failure> {
+    within(place.limit(), part_with(place, part, Schema::Required)).await
+}
+
+/// Creates the tables of a part, or updates them. An index of a large table takes minutes, so only the server limits the time.
+pub(crate) async fn migrate_part(place: &Place, part: Part) -> Result<(), Failure> {
+    part_with(place, part, Schema::Migrated).await
+}
+
+async fn part_with(place: &Place, part: Part, schema: Schema) -> Result<(), Failure> {
+    let (store, models) = urls(place)?;
+    let closed = match part {
+        Part::Log => open_log(store, place, schema).await.map_err(Failure::Opening)?.close().await,
+        Part::Models => open_models(models, place, schema).await.map_err(Failure::Opening)?.close().await,
+    };
+    closed.map_err(Failure::Opening)
+}
+
+async fn within<T>(limit: Duration, opening: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late = |_| Failure::TimedOut { attempt: "open the store", limit, is_opening: true };
     tokio::time::timeout(limit, opening).await.map_err(late)?
 }
 
-/// Creates the tables of the log and of the read models, or upgrades them.
-pub(crate) async fn create(place: &Place) -> Result<(), Failure> {
-    let store = Url::parse(place.store.as_deref().unwrap_or_default())?;
-    let models = place.models.as_deref().map_or_else(|| Ok(store.models()), Url::parse)?;
-    let create = async {
-        let log: Arc<dyn Log> = match store {
-            Url::Sqlite(path) => Arc::new(SqliteStore::open(path).await?),
-            Url::Postgres(url) => {
-                let options = in_schema(PostgresOptions::new(), place).without_listening();
-                Arc::new(PostgresStore::connect_with(&url, options.with_durability_of_the_server()).await?)
-            }
-            Url::MySql(url) => {
-                let options = MySqlOptions::new().with_durability_of_the_server();
-                Arc::new(MySqlStore::connect_with(&url, options).await?)
-            }
-        };
-        log.close().await?;
-        if let Url::Sqlite(path) = models {
-            ReadModel::close(&SqliteReadModel::open(path).await?).await?;
-        }
-        Ok(())
-    };
-    create.await.map_err(Failure::Opening)
-}
-
-async fn open_log(url: Url, place: &Place) -> retell::Result<Arc<dyn Log>> {
+async fn open_log(url: Url, place: &Place, schema: Schema) -> retell::Result<Arc<dyn Log>> {
     Ok(match url {
-        Url::Sqlite(path) => Arc::new(SqliteStore::open_with(path, sqlite(place.limit())).await?),
-        Url::Postgres(url) => Arc::new(PostgresStore::connect_with(&url, postgres(place)).await?),
-        Url::MySql(url) => Arc::new(MySqlStore::connect_with(&url, mysql(place.limit())).await?),
+        Url::Sqlite(path) => Arc::new(SqliteStore::open_with(path, sqlite(place.limit(), schema)).await?),
+        Url::Postgres(url) => Arc::new(PostgresStore::connect_with(&url, postgres(place, schema)).await?),
+        Url::MySql(url) => Arc::new(MySqlStore::connect_with(&url, mysql(place.limit(), schema)).await?),
     })
 }
 
-async fn open_models(url: Url, place: &Place) -> retell::Result<Arc<dyn Models>> {
+async fn open_models(url: Url, place: &Place, schema: Schema) -> retell::Result<Arc<dyn Models>> {
     Ok(match url {
-        Url::Sqlite(path) => Arc::new(SqliteReadModel::open_with(path, sqlite(place.limit())).await?),
-        Url::Postgres(url) => Arc::new(PostgresReadModel::connect_with(&url, postgres(place)).await?),
-        Url::MySql(url) => Arc::new(MySqlReadModel::connect_with(&url, mysql(place.limit())).await?),
+        Url::Sqlite(path) => Arc::new(SqliteReadModel::open_with(path, sqlite(place.limit(), schema)).await?),
+        Url::Postgres(url) => Arc::new(PostgresReadModel::connect_with(&url, postgres(place, schema)).await?),
+        Url::MySql(url) => Arc::new(MySqlReadModel::connect_with(&url, mysql(place.limit(), schema)).await?),
     })
 }
 
-fn sqlite(limit: Duration) -> SqliteOptions {
-    SqliteOptions::new().without_migration().with_busy_timeout(limit).with_acquire_timeout(limit)
+fn sqlite(limit: Duration, schema: Schema) -> SqliteOptions {
+    let options = SqliteOptions::new().with_busy_timeout(limit).with_acquire_timeout(limit);
+    if schema == Schema::Migrated { options } else { options.without_migration() }
 }
 
-fn postgres(place: &Place) -> PostgresOptions {
+fn postgres(place: &Place, schema: Schema) -> PostgresOptions {
     let limit = place.limit();
-    let options = PostgresOptions::new().without_migration().without_listening().with_durability_of_the_server();
-    in_schema(options.with_call_timeout(limit).with_acquire_timeout(limit), place)
-}
-
-fn in_schema(options: PostgresOptions, place: &Place) -> PostgresOptions {
+    let options = PostgresOptions::new().without_listening().with_durability_of_the_server();
+    let options = options.with_call_timeout(limit).with_acquire_timeout(limit);
+    let options = if schema == Schema::Migrated { options } else { options.without_migration() };
     match &place.postgres_schema {
-        Some(schema) => options.with_schema(schema),
+        Some(name) => options.with_schema(name),
         None => options,
     }
 }
 
-fn mysql(limit: Duration) -> MySqlOptions {
-    let options = MySqlOptions::new().without_migration().with_durability_of_the_server();
-    options.with_call_timeout(limit).with_acquire_timeout(limit)
+fn mysql(limit: Duration, schema: Schema) -> MySqlOptions {
+    let options = MySqlOptions::new().with_durability_of_the_server();
+    let options = options.with_call_timeout(limit).with_acquire_timeout(limit);
+    if schema == Schema::Migrated { options } else { options.without_migration() }
 }
 
 #[cfg(test)]

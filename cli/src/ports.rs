@@ -7,7 +7,7 @@ use retell::async_trait;
 use retell::error::Result;
 use retell::operate::{
     self, ArchiveOptions, EventRef, Examine, Exported, Follower, Imported, List, Places, PruneOptions, PruneTarget,
-    Pruned, Report, Verified, VerifyOptions, Why,
+    Pruned, Report, Sizes, Verified, VerifyOptions, Why,
 };
 use retell::store::{Archive, AuditEntry, By, DeadlineStore, EventStore, Parked, ReadModel, RelayStore, ViewStore};
 use retell::{Position, ProjectionName, StreamId, Version};
@@ -21,6 +21,8 @@ impl<L: EventStore + RelayStore + Archive + Examine> Log for L {}
 #[async_trait]
 pub(crate) trait Models: Examine {
     async fn status(&self, log: &dyn Log) -> Result<Report>;
+
+    async fn sizes(&self, log: &dyn Log) -> Result<Sizes>;
 
     async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>>;
 
@@ -43,6 +45,8 @@ pub(crate) trait Models: Examine {
         event: (&StreamId, Version),
         by: &By,
     ) -> Result<bool>;
+
+    async fn withdraw_skip(&self, processor: &ProjectionName, event: (&StreamId, Version), by: &By) -> Result<bool>;
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
 
@@ -79,6 +83,10 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         operate::status(log, self).await
     }
 
+    async fn sizes(&self, log: &dyn Log) -> Result<Sizes> {
+        operate::sizes(log, self).await
+    }
+
     async fn why(&self, log: &dyn Log, event: EventRef, processor: &ProjectionName) -> Result<Option<Why>> {
         operate::why(log, self, event, processor).await
     }
@@ -111,6 +119,15 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
         by: &By,
     ) -> Result<bool> {
         operate::skip_parked(log, self, processor, event, by).await
+    }
+
+    async fn withdraw_skip(
+        &self,
+        processor: &ProjectionName,
+        (stream, version): (&StreamId, Version),
+        by: &By,
+    ) -> Result<bool> {
+        operate::withdraw_skip(self, processor, stream, version, by).await
     }
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool> {

@@ -110,6 +110,10 @@ metrics! {
         "How many commits wait for their position?";
     UNSEQUENCED_AGE_SECONDS = Gauge "retell_unsequenced_age_seconds" ["seconds"] by "log",
         "For how long has no commit got its position: does a transaction block all readers?";
+    KEYS_ROWS = Gauge "retell_keys_rows" ["rows"] by "log",
+        "How many idempotency keys are kept: is it time to prune them?";
+    INBOX_ROWS = Gauge "retell_inbox_rows" ["rows"] by "log",
+        "How many handled events do reactions remember?";
     LAG_EVENTS = Gauge "retell_lag_events" ["events"] by "processor",
         "How many events is a processor behind the head?";
     LAG_SECONDS = Gauge "retell_lag_seconds" ["seconds"] by "processor",

@@ -15,11 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Position, ProjectionName};
 use crate::metrics::handles::float;
 use crate::metrics::names::{
-    DEAD, DEADLINES_DUE, HEAD, LAG_EVENTS, LAG_SECONDS, OBSERVATIONS, OBSERVED_TIMESTAMP_SECONDS, PARKED,
-    PARKED_OLDEST_SECONDS, PROCESSOR_STATE, RELAY_LAG_EVENTS, RELAY_LAG_SECONDS, RELAY_LEADER, UNSEQUENCED_AGE_SECONDS,
-    UNSEQUENCED_COMMITS,
+    DEAD, DEADLINES_DUE, HEAD, INBOX_ROWS, KEYS_ROWS, LAG_EVENTS, LAG_SECONDS, OBSERVATIONS,
+    OBSERVED_TIMESTAMP_SECONDS, PARKED, PARKED_OLDEST_SECONDS, PROCESSOR_STATE, RELAY_LAG_EVENTS, RELAY_LAG_SECONDS,
+    RELAY_LEADER, UNSEQUENCED_AGE_SECONDS, UNSEQUENCED_COMMITS,
 };
 use crate::operate::report::{Lag, Processor, RelayPlace, Report};
+use crate::operate::sizes::{Sizes, sizes};
 use crate::operate::status::status_of;
 use crate::panics::catch_in;
 use crate::store::log::reader::EventReader;
@@ -51,7 +52,7 @@ impl ObserverOptions {
         Self { interval: Duration::from_secs(15), limit: Duration::from_secs(10), log: "main".into() }
     }
 
-    /// Reads the store every `interval` (minimum 10 ms). An observation takes about five short queries for each processor.
+    /// Reads the store every `interval` (minimum 10 ms). An observation takes about five short queries for each processor, and one or a few for the [sizes](super::sizes()) of tables.
     pub fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = interval.max(Duration::from_millis(10));
         self
@@ -99,6 +100,7 @@ impl Default for ObserverOptions {
 pub struct Observer {
     read: Box<dyn Fn() -> BoxFuture<'static, Result<Report>> + Send + Sync>,
     count: Box<dyn Fn() -> BoxFuture<'static, Result<u64>> + Send + Sync>,
+    measure: Box<dyn Fn() -> BoxFuture<'static, Result<Sizes>> + Send + Sync>,
     options: ObserverOptions,
     gauges: Gauges,
 }
@@ -128,7 +130,11 @@ impl Observer {
         options: ObserverOptions,
     ) -> Self {
         let models = Arc::new(models);
-        let log = reader.clone();
+        let (log, measured, own) = (reader.clone(), reader.clone(), models.clone());
+        let measure = move || {
+            let (log, models) = (measured.clone(), own.clone());
+            async move { sizes(&*log, &*models).await }.boxed()
+        };
         let count = move || {
             let log = log.clone();
             async move { log.unsequenced().await }.boxed()
@@ -137,7 +143,8 @@ impl Observer {
             let (reader, relays, models) = (reader.clone(), relays.clone(), models.clone());
             async move { status_of(&*reader, &*relays, &*models).await }.boxed()
         };
-        Self { read: Box::new(read), count: Box::new(count), gauges: Gauges::new(&options.log), options }
+        let (read, count, measure) = (Box::new(read), Box::new(count), Box::new(measure));
+        Self { read, count, measure, gauges: Gauges::new(&options.log), options }
     }
 
     /// Reads the store once, sets the gauges, and returns the report.
@@ -153,6 +160,10 @@ impl Observer {
         let read = within(limit, (self.read)()).await;
         if let Ok(report) = &read {
             self.gauges.show(report);
+            // Statistics of tables are worth no failed observation.
+            if let Ok(sizes) = within(limit, (self.measure)()).await {
+                self.gauges.show_sizes(&sizes);
+            }
         } else {
             self.gauges.failed.increment(1);
             // While commits get no positions, the head may not be readable, and the number of these commits tells why.
@@ -184,6 +195,8 @@ struct Gauges {
     head: Gauge,
     unsequenced: Gauge,
     unsequenced_age: Gauge,
+    keys: Gauge,
+    inbox: Gauge,
     succeeded: Counter,
     failed: Counter,
     observed_at: Gauge,
@@ -201,6 +214,8 @@ impl Gauges {
             head: HEAD.gauge(&[log]),
             unsequenced: UNSEQUENCED_COMMITS.gauge(&[log]),
             unsequenced_age: UNSEQUENCED_AGE_SECONDS.gauge(&[log]),
+            keys: KEYS_ROWS.gauge(&[log]),
+            inbox: INBOX_ROWS.gauge(&[log]),
             succeeded: OBSERVATIONS.counter(&[log, "ok"]),
             failed: OBSERVATIONS.counter(&[log, "failed"]),
             observed_at: OBSERVED_TIMESTAMP_SECONDS.gauge(&[log]),
@@ -231,6 +246,12 @@ impl Gauges {
         let is_listed = |name: &String| relays.items.iter().any(|listed| listed.name == *name);
         for (_, gone) in self.relays.extract_if(.., |name, _| !relays.truncated && !is_listed(name)) {
             gone.clear();
+        }
+    }
+
+    fn show_sizes(&self, sizes: &Sizes) {
+        for (gauge, rows) in [(&self.keys, sizes.rows("keys")), (&self.inbox, sizes.rows("inbox"))] {
+            gauge.set(rows.map_or(f64::NAN, float));
         }
     }
 

@@ -123,6 +123,13 @@ where
     Ok(Places { head, processors: List { items: processors, truncated: statuses.truncated }, relays })
 }
 
+/// Returns whether a place is not in the log.
+pub(super) async fn is_ahead(log: &(impl EventReader + ?Sized), mark: Mark) -> Result<bool> {
+    let head = log.head().await?;
+    let judged = judged(log, head, Follower::Relay(String::new()), mark).await?;
+    Ok(judged.verdict == Verdict::Ahead)
+}
+
 async fn judged(
     log: &(impl EventReader + ?Sized),
     head: Position,

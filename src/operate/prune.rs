@@ -1,19 +1,20 @@
 //! Deletes rows that nothing needs any more, from tables that only grow.
 
+pub(super) mod pruned;
+
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
-use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorKind, Result};
 use crate::event::part_id;
 use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName};
+use crate::operate::prune::pruned::{Holder, PruneOptions, PruneTarget, Pruned, PrunedPart};
 use crate::operate::report::MAX_PROCESSORS;
 use crate::store::log::inspect::Inspect;
 use crate::store::log::keys::after_processes;
-use crate::store::log::query::Filter;
+use crate::store::log::query::{Filter, Query};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::interventions::{Action, AuditEntry, By};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
@@ -28,118 +29,6 @@ const BATCH: usize = 5_000;
 /// The events that are read at once.
 const PAGE: usize = 1_000;
 
-/// A table that [`prune`] shortens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PruneTarget {
-    /// Idempotency keys of callers. Those of processes stay: they keep a process from taking a step twice.
-    Keys,
-    /// Rows of the inboxes of reactions.
-    Inbox,
-    /// Rows of commits that have positions. Only PostgreSQL keeps them.
-    Commits,
-}
-
-impl PruneTarget {
-    /// Returns the name, as in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Keys => "keys",
-            Self::Inbox => "inbox",
-            Self::Commits => "commits",
-        }
-    }
-}
-
-/// Options of [`prune`] and [`prunable`].
-///
-/// # Examples
-/// ```
-/// use std::time::Duration;
-///
-/// use retell::operate::PruneOptions;
-///
-/// let options = PruneOptions::older_than(Duration::from_hours(30 * 24)).with_limit(10_000);
-/// assert_eq!(options.limit, 10_000);
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PruneOptions {
-    /// The age that a row must have, by the time of its event.
-    pub age: Duration,
-    /// The most rows of one call. For inboxes, the most events that are looked up. The default is 100,000.
-    pub limit: u64,
-    /// Stops when this token is canceled, after the batch under way.
-    pub stop: CancellationToken,
-}
-
-impl PruneOptions {
-    /// Creates options for rows that are older than `age`.
-    pub fn older_than(age: Duration) -> Self {
-        Self { age, limit: 100_000, stop: CancellationToken::new() }
-    }
-
-    /// Sets the most rows of one call.
-    pub fn with_limit(mut self, rows: u64) -> Self {
-        self.limit = rows;
-        self
-    }
-
-    /// Sets the token that stops the call.
-    pub fn with_stop(mut self, stop: CancellationToken) -> Self {
-        self.stop = stop;
-        self
-    }
-}
-
-/// The result of [`prune`] or [`prunable`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Pruned {
-    /// The table.
-    pub target: PruneTarget,
-    /// Rows of events that were recorded at this time or later are kept.
-    pub before: DateTime<Utc>,
-    /// The rows: one part for each reaction with an inbox, otherwise a single part.
-    pub parts: Vec<PrunedPart>,
-    /// Whether no more such rows are left. If not, the next call continues.
-    pub is_complete: bool,
-}
-
-impl Pruned {
-    /// Returns the number of rows of all parts.
-    pub fn rows(&self) -> u64 {
-        self.parts.iter().map(|part| part.rows).sum()
-    }
-}
-
-/// The rows of a table, or of one inbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct PrunedPart {
-    /// The reaction whose inbox it is.
-    pub reaction: Option<ProjectionName>,
-    /// The number of rows that were deleted, or would be.
-    pub rows: u64,
-    /// The last position whose rows may go; `None` for commits.
-    pub through: Option<Position>,
-    /// The reaction that still needs older rows, if there is one.
-    pub held_by: Option<Holder>,
-}
-
-/// A reaction that still needs rows that are old enough to go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The reaction.
-    pub reaction: ProjectionName,
-    /// The last position that it does not need any more.
-    pub position: Position,
-    /// Whether it has parked an aggregate after this position. Otherwise its checkpoint is there.
-    pub is_parked: bool,
-}
-
 /// Deletes old rows, and records it. At most [`PruneOptions::limit`] rows in a call, in short transactions: the call may be stopped at any time, and
 /// repeated.
 ///
@@ -149,8 +38,7 @@ pub struct Holder {
 /// | [`Inbox`](PruneTarget::Inbox) | the rows of handled events. The reaction then starts after them, so it handles none of them again, whatever its checkpoint | rows after its checkpoint, or after the first event of a parked aggregate |
 /// | [`Commits`](PruneTarget::Commits) | rows that only the sequencer reads, once | the commits without a position |
 ///
-/// An event counts as old if its recorded time is before the age. Where recorded times go back, because a clock was wrong, the age of keys is
-/// measured at one of the places with that time.
+/// An event is old if it and every event before it were recorded before the age.
 ///
 /// # Examples
 /// ```
@@ -239,11 +127,11 @@ struct Pruning<'p, L: ?Sized, M: ?Sized> {
 }
 
 impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
-    /// Returns whether the call goes on. If not, it is not complete.
-    fn goes_on(&mut self) -> bool {
-        let goes_on = self.left > 0 && !self.options.stop.is_cancelled();
-        self.is_complete &= goes_on;
-        goes_on
+    /// Returns whether the call continues. If not, it is not complete.
+    fn continues(&mut self) -> bool {
+        let continues = self.left > 0 && !self.options.stop.is_cancelled();
+        self.is_complete &= continues;
+        continues
     }
 
     fn batch(&self, most: usize) -> usize {
@@ -262,7 +150,7 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
     async fn keys(&mut self) -> Result<PrunedPart> {
         let (through, held_by) = self.end_of_keys().await?;
         let (mut after, mut ranges, mut rows) = (String::new(), Vec::new(), 0);
-        while self.goes_on() {
+        while self.continues() {
             let Some(page) = self.log.keys(&after, BATCH).await? else {
                 let problem = "this store does not list its idempotency keys";
                 return Err(ErrorKind::Invalid(problem.into()).into());
@@ -330,7 +218,7 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
     async fn inboxes(&mut self) -> Result<Vec<PrunedPart>> {
         let mut parts = Vec::new();
         for start in self.reactions().await? {
-            if !self.goes_on() {
+            if !self.continues() {
                 break;
             }
             parts.push(self.inbox(&start).await?);
@@ -343,7 +231,7 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
     async fn inbox(&mut self, start: &ReactionStart) -> Result<PrunedPart> {
         let holder = self.needs_after(start).await?;
         let (mut at, mut rows, mut is_held, all) = (start.begins_after, 0, false, Filter::all());
-        while self.goes_on() {
+        while self.continues() {
             let (mut through, mut events) = (at, Vec::new());
             let mut is_last = false;
             while !is_last && events.len() < self.batch(BATCH) {
@@ -401,7 +289,7 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
         if self.by.is_some() {
             self.record(Action::PruneCommits, "commits".into(), found).await?;
             rows = 0;
-            while rows < found && self.goes_on() {
+            while rows < found && self.continues() {
                 let deleted = self.log.delete_old_commits(self.before, self.batch(BATCH)).await?;
                 (rows, self.left) = (rows + deleted, self.left.saturating_sub(deleted));
                 if deleted == 0 {
@@ -414,13 +302,11 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
     }
 }
 
-/// Returns the last position whose event was recorded before `time`.
+/// Returns the last position before the first event that was recorded after `time`.
 async fn last_before<L: EventReader + ?Sized>(log: &L, time: DateTime<Utc>) -> Result<Position> {
-    let (mut old, mut young) = (0, log.head().await?.get() + 1);
-    while young - old > 1 {
-        let middle = old + (young - old) / 2;
-        let event = log.event_at(Position::new(middle)).await?;
-        if event.is_some_and(|event| event.recorded_at < time) { old = middle } else { young = middle }
+    let later = log.read(Query::recorded_after(time).with_limit(1)).await?;
+    match later.events.first() {
+        Some(first) => Ok(Position::new(first.position.get().saturating_sub(1))),
+        None => log.head().await,
     }
-    Ok(Position::new(old))
 }

@@ -1,6 +1,7 @@
 //! Whether a log is whole.
 
 mod found;
+mod models;
 mod seals;
 mod walk;
 
@@ -17,6 +18,7 @@ use crate::id::Position;
 use crate::operate::places::{Follower, after_restore};
 use crate::operate::rows::Rows;
 use crate::operate::verify::found::Found;
+use crate::operate::verify::models::{add_keys, add_models};
 use crate::operate::verify::seals::Seals;
 use crate::operate::verify::walk::Walk;
 use crate::store::log::fault::{Fault, FaultId};
@@ -136,10 +138,10 @@ pub struct CheckedSeals {
     pub last: Option<Position>,
 }
 
-/// Verifies that a log is whole: that each position, each version and each commit is there once and in its place, that claims, snapshots, checkpoints
-/// and relays match the log, and that the events of each [seal](crate::operate::seal()) are unchanged.
+/// Verifies that a log is whole: that each position, each version and each commit is there once and in its place, that claims, snapshots, idempotency keys,
+/// checkpoints, progress, inboxes and relays match the log, and that the events of each [seal](crate::operate::seal()) are unchanged.
 ///
-/// Reads the log in pages and holds one of them in memory. The log may grow meanwhile. The checks after the last page read indexes of the whole
+/// Reads the log in pages and holds one of them in memory. Looks up one event for each row of progress and of an inbox. The log may grow meanwhile. The checks after the last page read indexes of the whole
 /// log, each in one statement.
 ///
 /// A verification detects damage; it cannot prove that there is none: a person who may write to the tables can also write new seals. Keep the digest of
@@ -215,7 +217,9 @@ where
             Some(strays) => strays.into_iter().for_each(|fault| found.add(fault)),
             None => unchecked.push("claims, snapshots and indexes".to_owned()),
         }
+        add_keys(log, &mut found, &mut unchecked).await?;
         add_places(log, models, &mut found, &mut unchecked).await?;
+        add_models(log, models, &mut found, &mut unchecked).await?;
     }
     if !seals.are_kept {
         unchecked.push("seals".to_owned());

@@ -15,6 +15,7 @@ mod pointer;
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) mod server;
+pub(crate) mod size;
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub mod sqlite;
@@ -37,6 +38,7 @@ pub use log::token::Token;
 pub use model::checkpoint::{ProjectionState, ProjectionStatus};
 pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use model::interventions::{Action, AuditEntry, By, Intervention, Pause};
+pub use model::listing::{HandledEvent, ProgressRow};
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};
 pub use model::processors::RegisteredProcessor;
 pub use model::progress::{Progress, Seen, Turn};
@@ -47,3 +49,4 @@ pub use model::views::{Fields, Switch, ViewId, ViewPage, ViewRow, ViewStore};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "mysql"))))]
 pub use server::health::{Health, OpenTransaction, OpenTransactions};
+pub use size::{RowCount, StoreSize, TableSize};

@@ -22,6 +22,7 @@ use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::fault::Fault;
 use crate::store::log::inline::{Inline, InlineStore};
 use crate::store::log::inspect::{Cursor, Inspect, LogRow};
+use crate::store::log::keys::KeyRow;
 use crate::store::log::query::{Page, Query};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::relay::{RelayStatus, RelayStore};
@@ -31,12 +32,15 @@ use crate::store::log::token::Token;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
+use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::size::StoreSize;
 
 /// Implements a port for `Arc<S>`: each method calls the method of `S`. List the async methods first.
 macro_rules! forward {
@@ -67,6 +71,7 @@ forward! {
         async fn head(&self) -> Result<Position>;
         async fn position_of(&self, token: Token) -> Result<Option<Position>>;
         async fn unsequenced(&self) -> Result<u64>;
+        async fn size(&self) -> Result<Option<StoreSize>>;
         async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
         async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>>;
         fn watch_head(&self) -> watch::Receiver<Position>;
@@ -80,6 +85,10 @@ forward! {
         async fn seals(&self, after: Position, limit: usize) -> Result<Option<Vec<Seal>>>;
         async fn last_seal(&self) -> Result<Option<Seal>>;
         async fn add_seal(&self, seal: &Seal) -> Result<()>;
+        async fn keys(&self, after: &str, limit: usize) -> Result<Option<Vec<KeyRow>>>;
+        async fn delete_keys(&self, after: &str, last: &str, through: Position) -> Result<u64>;
+        async fn old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<Option<u64>>;
+        async fn delete_old_commits(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
     }
 }
 
@@ -142,6 +151,13 @@ forward! {
         async fn reset_by(&self, projection: &ProjectionName, to: Mark, work: Work<Self::Tx>, by: &By) -> Result<()>;
         async fn mark_handled(&self, tx: &mut Self::Tx, reaction: &ProjectionName, event: EventId) -> Result<bool>;
         async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark>;
+        async fn record(&self, entry: &AuditEntry) -> Result<()>;
+        async fn reactions(&self, limit: usize) -> Result<Option<Vec<ReactionStart>>>;
+        async fn count_handled(&self, reaction: &ProjectionName, events: &[EventId]) -> Result<u64>;
+        async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64>;
+        async fn list_progress(&self, after: Option<&ProgressRow>, limit: usize) -> Result<Option<Vec<ProgressRow>>>;
+        async fn list_handled(&self, after: Option<&HandledEvent>, limit: usize) -> Result<Option<Vec<HandledEvent>>>;
+        async fn size(&self) -> Result<Option<StoreSize>>;
         async fn close(&self) -> Result<()>;
     }
 }

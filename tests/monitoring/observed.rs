@@ -70,6 +70,8 @@ fn gauges_follow_the_report() {
                 ("retell_head{log=meters}", 5.0),
                 ("retell_unsequenced_commits{log=meters}", 0.0),
                 ("retell_unsequenced_age_seconds{log=meters}", 0.0),
+                ("retell_keys_rows{log=meters}", 0.0),
+                ("retell_inbox_rows{log=meters}", 0.0),
                 ("retell_lag_events{processor=fragile}", 2.0),
                 ("retell_lag_events{processor=alarms}", 0.0),
                 ("retell_processor_state{processor=fragile,state=running}", 1.0),

@@ -145,8 +145,8 @@ pub(crate) async fn rows_that_a_reaction_needs_stay(log: &impl Log, models: &imp
     assert_eq!((holder.position.get(), holder.is_parked), (3, false));
     // A parked aggregate needs its events.
     let changes = vec![retell::store::ParkingChange::Park(parked(stream("order", "0"), 2, 4))];
-    let changed = models.parking(&name("mails")).await.unwrap().changes;
-    let step = Step::new(&name("mails"), mark(3), mark(4)).with_parking(changed, changes);
+    let count = models.parking(&name("mails")).await.unwrap().changes;
+    let step = Step::new(&name("mails"), mark(3), mark(4)).with_parking(count, changes);
     models.commit(step, nothing()).await.unwrap();
     let pruned = inbox(log, models, &any_age()).await;
     let holder = pruned.parts[0].held_by.clone().unwrap();
@@ -158,7 +158,7 @@ pub(crate) async fn rows_that_a_reaction_needs_stay(log: &impl Log, models: &imp
 }
 
 pub(crate) async fn keys_of_today_are_never_deleted(log: &impl Log, models: &impl Models) {
-    for target in [Duration::ZERO, operate::MIN_KEY_AGE - Duration::from_secs(1)].map(PruneOptions::older_than) {
+    for target in [Duration::ZERO, Duration::from_secs(24 * 3_600 - 1)].map(PruneOptions::older_than) {
         let refused = operate::prune(log, models, PruneTarget::Keys, &target, &by()).await;
         assert!(matches!(refused.unwrap_err().kind(), ErrorKind::Unsafe(_)));
     }
@@ -179,7 +179,7 @@ async fn keyed(log: &impl Log, number: u64, key: &str) -> Outcome {
 
 /// Gives the first `events` events a time of a month ago.
 async fn make_old(place: &Place, events: u64) {
-    let ids: Vec<_> = (1..=events).map(|number| format!("'{:032x}'", number)).collect();
+    let ids: Vec<_> = (1..=events).map(|number| format!("'{number:032x}'")).collect();
     let ids = ids.join(", ");
     let sql = match place {
         Place::Sqlite(_) => format!(

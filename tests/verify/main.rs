@@ -7,7 +7,6 @@ mod databases;
 mod planted;
 mod sealed;
 mod snapshots;
-mod speed;
 
 use std::collections::BTreeSet;
 

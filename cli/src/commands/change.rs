@@ -43,6 +43,21 @@ pub(super) async fn skip(
     done(is_new, &applied, &format!("{processor} skips {event} already"))
 }
 
+pub(super) async fn withdraw_skip(
+    session: &Session,
+    processor: &ProjectionName,
+    (stream, version): (&StreamId, Version),
+    because: &Because,
+) -> Result<Answer, Failure> {
+    let event = format!("version {version} of {stream}");
+    confirm(&format!("withdraw the skip of {event} in {processor}"), because.yes)?;
+    let by = because.by();
+    let withdrawn = session.stores.models.withdraw_skip(processor, (stream, version), &by);
+    let is_new = session.call("withdraw the skip", withdrawn).await?;
+    let applied = format!("{processor} applies {event} at its next reset or rebuild");
+    done(is_new, &applied, &format!("{processor} does not skip {event}"))
+}
+
 /// Returns the answer of a change; `is_new` if it changed something.
 fn done(is_new: bool, changed: &str, unchanged: &str) -> Result<Answer, Failure> {
     let mut page = Page::default();

@@ -7,12 +7,15 @@ pub(crate) mod completions;
 mod confirm;
 mod doctor;
 mod event;
+pub(crate) mod migrate;
 mod parked;
 pub(crate) mod prune;
 mod retry;
 mod schema;
+pub(crate) mod seal;
 mod show;
 pub(crate) mod snapshots;
+mod sizes;
 mod status;
 mod tail;
 pub(crate) mod trace;
@@ -61,6 +64,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Export(export) if export.is_stdout() => return archive::export_to_stdout(session, export).await,
         Command::Export(export) => archive::export(session, export).await?,
         Command::Import(import) => archive::import(session, import).await?,
+        Command::Seal(seal) => return seal::print(session, seal, out).await,
         Command::Status(status) => status::answer(session, status).await?,
         Command::Why { event, processor } => why::answer(session, *event, processor.as_ref()).await?,
         Command::Event { event } => event::answer(session, *event).await?,
@@ -73,6 +77,10 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         Command::Parked(Parked::Skip { processor, aggregate, version, because }) => {
             change::skip(session, processor, (aggregate, *version), because).await?
         }
+        Command::Parked(Parked::WithdrawSkip { processor, aggregate, version, because }) => {
+            change::withdraw_skip(session, processor, (aggregate, *version), because).await?
+        }
+        Command::Migrate(_) => migrate::of_open_stores()?,
         Command::Pause { processor, because } => change::pause(session, processor, because).await?,
         Command::Resume { processor, because } => change::resume(session, processor, because).await?,
         Command::Audit { lines } => change::audit(session, *lines).await?,

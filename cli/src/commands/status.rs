@@ -4,7 +4,7 @@ use retell::operate::{Count, Deadlines, Lag, List, Order, Processor, RelayPlace,
 use retell::store::ProjectionState;
 
 use crate::args::Status;
-use crate::commands::{age, count, time};
+use crate::commands::{age, count, sizes, time};
 use crate::failure::{Diagnostic, Failure};
 use crate::out::{Answer, Page};
 use crate::session::Session;
@@ -20,7 +20,11 @@ pub(super) async fn answer(session: &Session, limits: &Status) -> Result<Answer,
         let text = "no processor has run on these read models: name others with --models";
         diagnostics.push(Diagnostic::note("no_processors", text));
     }
-    Answer::new(&report, page(&report), diagnostics)
+    let mut answer = Answer::new(&report, page(&report), diagnostics)?;
+    if limits.sizes {
+        sizes::add(session, &mut answer).await?;
+    }
+    Ok(answer)
 }
 
 fn findings(report: &Report, limits: &Status) -> Vec<Diagnostic> {

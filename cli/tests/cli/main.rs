@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../tests/support/certificates.rs"]
+mod certificates;
 #[path = "../../../tests/support/databases.rs"]
 mod databases;
 mod doctor;
 mod every;
 mod failures;
 mod golden;
+mod maintained;
 mod opening;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
@@ -17,10 +20,14 @@ mod programs;
 mod prune;
 #[path = "../../../tests/support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "../../../tests/support/server.rs"]
+mod server;
+mod sizes;
 #[path = "../support/steady.rs"]
 mod steady;
 mod streaming;
 mod terminal;
+mod tls;
 #[path = "../support/tool.rs"]
 mod tool;
 mod trace;
@@ -90,6 +97,10 @@ on_each_store!(
     super::streaming::tail_follows_the_log as tail_follows_the_log,
     super::trace::request_is_printed_as_a_tree as request_is_printed_as_a_tree,
     super::prune::prune_prints_its_golden_output as prune_prints_its_golden_output,
+    super::sizes::status_shows_the_sizes_of_tables as status_shows_the_sizes_of_tables,
+    super::maintained::only_migrate_creates_a_schema as only_migrate_creates_a_schema,
+    super::maintained::migrate_updates_an_older_schema as migrate_updates_an_older_schema,
+    super::maintained::sealed_log_is_verified as sealed_log_is_verified,
     super::prune::rows_of_commits_are_pruned as rows_of_commits_are_pruned,
     super::every::command_leaves_nothing_behind as command_leaves_nothing_behind,
     super::every::held_table_is_tried_again as held_table_is_tried_again,

@@ -10,7 +10,7 @@ use crate::databases::{Database, Place};
 use crate::tool::Tool;
 
 /// Returns the number of tables in a database, and of files next to it.
-async fn size(place: &Place) -> i64 {
+pub(crate) async fn size(place: &Place) -> i64 {
     match place {
         Place::Sqlite(path) => i64::try_from(fs::read_dir(path.parent().unwrap()).unwrap().count()).unwrap(),
         Place::Postgres(url) => {

@@ -35,6 +35,16 @@ pub enum FaultId {
     SnapshotAhead,
     /// A processor whose place is not in the log: it is ahead of the head, or from another history.
     CheckpointAhead,
+    /// An idempotency key whose events are not in the log: a retry gets an outcome that does not exist.
+    KeyStray,
+    /// A reaction that starts after a place that is not in the log.
+    StartAhead,
+    /// A processor that has seen an event of an aggregate that is not in the log.
+    ProgressAhead,
+    /// A processor that has not applied an event of an aggregate, although the aggregate is not parked.
+    ProgressDamaged,
+    /// A reaction that has handled an event that is not in the log: it was lost. The row does no harm, and may be deleted.
+    InboxStray,
     /// A relay whose place is not in the log: it is ahead of the head, or from another history.
     RelayAhead,
     /// The events of a seal are not those that were sealed.
@@ -64,6 +74,11 @@ impl FaultId {
             Self::ClaimStray => "claim-stray",
             Self::SnapshotAhead => "snapshot-ahead",
             Self::CheckpointAhead => "checkpoint-ahead",
+            Self::KeyStray => "key-stray",
+            Self::StartAhead => "start-ahead",
+            Self::ProgressAhead => "progress-ahead",
+            Self::ProgressDamaged => "progress-damaged",
+            Self::InboxStray => "inbox-stray",
             Self::RelayAhead => "relay-ahead",
             Self::SealMismatch => "seal-mismatch",
             Self::SealGap => "seal-gap",
@@ -128,7 +143,9 @@ mod tests {
 
     #[test]
     fn name_is_the_one_in_json() {
-        for id in [FaultId::EventMissing, FaultId::IdTwice, FaultId::SealAhead, FaultId::ClaimStray] {
+        for id in
+            [FaultId::EventMissing, FaultId::IdTwice, FaultId::SealAhead, FaultId::ClaimStray, FaultId::InboxStray]
+        {
             assert_eq!(serde_json::to_value(id).unwrap(), id.as_str());
         }
     }

@@ -16,6 +16,7 @@ use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
+use crate::store::size::StoreSize;
 
 /// Reads the log. A relay, a worker or a report gets an `EventReader`, so it cannot write.
 ///
@@ -71,6 +72,15 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn unsequenced(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    /// Returns how large the tables of the log are. Cheap: from statistics, or counted up to a limit. `None` if the store does not know, as in the
+    /// default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        Ok(None)
     }
 
     /// Returns the wire shapes of events that programs have [registered](crate::registry::Registry::register) with this log: what a newer release

@@ -43,6 +43,7 @@ use crate::store::log::token::Token;
 use crate::store::memory::audit::{add, newest};
 use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::interventions::{AuditEntry, By};
+use crate::store::size::{RowCount, StoreSize, TableSize};
 
 /// The number of events of a stream that a replay copies under one lock.
 const REPLAY_CHUNK: usize = 256;
@@ -219,6 +220,21 @@ impl State {
         self.ids.insert(event.event.id);
         self.ordinals.push(ordinal);
         self.events.push(event);
+    }
+
+    /// Returns the number of rows of each table.
+    fn sizes(&self) -> Vec<TableSize> {
+        let tables = [
+            ("events", self.events.len()),
+            ("keys", self.keys.len()),
+            ("leases", self.leases.len()),
+            ("relays", self.relayed.len()),
+            ("reservations", self.reservations.len()),
+            ("seals", self.seals.len()),
+            ("shapes", self.shapes.len()),
+            ("snapshots", self.snapshots.values().map(Vec::len).sum()),
+        ];
+        tables.map(|(table, rows)| TableSize::new(table, rows as u64, RowCount::Exact, None)).into()
     }
 
     fn keep_claims(&mut self, append: &Append) {
@@ -402,6 +418,10 @@ impl<T: Send + Sync + 'static> EventReader for MemoryStore<T> {
         let place = position.get().checked_sub(1).and_then(|place| usize::try_from(place).ok());
         let state = self.log.read();
         token_at(token, position, place.and_then(|place| state.events.get(place)).map(|event| event.event.id))
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        Ok(Some(StoreSize::new(self.log.read().sizes(), None)))
     }
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {

@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod checkpoint_row;
 pub(crate) mod deadlines;
 pub(crate) mod interventions;
+pub(crate) mod listing;
 pub(crate) mod names;
 pub(crate) mod parking;
 pub(crate) mod processors;

@@ -1,4 +1,4 @@
-//! What a read model deletes for an operator, and when it refuses to.
+//! The rows of inboxes that a read model deletes for an operator, and the rule by which it refuses.
 
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;

@@ -10,6 +10,7 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::names;
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
@@ -18,6 +19,7 @@ use crate::store::model::progress::Progress;
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::skipped::Skipped;
+use crate::store::size::StoreSize;
 
 /// The work of a projection inside its transaction.
 pub type Work<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<()>> + Send>;
@@ -422,6 +424,32 @@ pub trait ReadModel: Send + Sync + 'static {
     /// A dropped call may still delete the rows, but never without moving the start.
     async fn prune_inbox(&self, pruning: &InboxPruning) -> Result<u64> {
         Err(ErrorKind::Invalid(format!("this read model cannot prune the inbox of {}", pruning.reaction)).into())
+    }
+
+    /// Returns the first `limit` rows of progress after `after`, in an order of the read model's own; from the first one if there is none. `None` if
+    /// the read model does not list them, as in the default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn list_progress(&self, _after: Option<&ProgressRow>, _limit: usize) -> Result<Option<Vec<ProgressRow>>> {
+        Ok(None)
+    }
+
+    /// Returns the first `limit` rows of all inboxes after `after`, as [`list_progress`](Self::list_progress).
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn list_handled(&self, _after: Option<&HandledEvent>, _limit: usize) -> Result<Option<Vec<HandledEvent>>> {
+        Ok(None)
+    }
+
+    /// Returns how large the tables of the read models are. Cheap: from statistics, or counted up to a limit. `None` if the read model does not
+    /// know, as in the default implementation.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        Ok(None)
     }
 
     /// Waits for the calls in flight, then closes the database for every handle of this read model. Later calls fail.

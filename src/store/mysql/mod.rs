@@ -24,6 +24,7 @@ mod migrate;
 pub(crate) mod model;
 mod options;
 mod session;
+mod size;
 mod store;
 
 pub use model::read_model::MySqlReadModel;

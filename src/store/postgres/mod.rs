@@ -17,6 +17,7 @@ mod migrate;
 pub(crate) mod model;
 mod options;
 mod schema;
+mod size;
 mod store;
 
 pub use model::read_model::PostgresReadModel;

@@ -8,11 +8,12 @@ use uuid::Uuid;
 use crate::codec::Codec;
 use crate::error::{ErrorKind, Result};
 use crate::id::mark::Mark;
-use crate::id::{CommitId, EventType, Position, ProjectionName};
+use crate::id::{CommitId, EventType, Position, ProjectionName, StreamId, Version};
 use crate::store::log::fingerprint::Fingerprint;
 use crate::store::log::relay::{LONGEST_LEASE, RelayStatus};
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
+use crate::store::model::listing::ProgressRow;
 use crate::store::model::processors::RegisteredProcessor;
 
 /// The number of low bits of a `CommitId` that hold the ordinal of an append's last event in its commit. The other bits hold the number of the
@@ -64,6 +65,16 @@ pub(crate) fn position(first: u64, ordinal: i32) -> Position {
 pub(crate) fn fingerprint_from(bytes: &[u8]) -> Result<Fingerprint> {
     let known = bytes.try_into().map(Fingerprint::from_bytes);
     known.map_err(|_| ErrorKind::Corrupt(format!("fingerprint of {} bytes", bytes.len())).into())
+}
+
+/// The columns of a row of progress: projection, aggregate type, aggregate id, applied and seen version, event seen.
+pub(crate) type ProgressColumns = (String, String, String, i64, i64, Option<Uuid>);
+
+/// Converts a stored row of progress.
+pub(crate) fn progress_from_sql((name, kind, id, applied, seen, seen_id): ProgressColumns) -> Result<ProgressRow> {
+    let version = |number| from_sql(number, "version").map(Version::new);
+    let versions = (version(applied)?, version(seen)?);
+    Ok(ProgressRow::new(ProjectionName::new(name)?, StreamId::parse(&kind, &id)?, versions, seen_id.map(Into::into)))
 }
 
 /// The columns of a mark: its position and the id of its event.

@@ -18,6 +18,7 @@ macro_rules! log_ports {
             use crate::store::log::reader::{EventReader, Replay, Visitor};
             use crate::store::log::shapes::RegisteredShape;
             use crate::store::log::token::Token;
+            use crate::store::size::StoreSize;
 
             #[async_trait]
             impl EventReader for $store {
@@ -42,6 +43,10 @@ macro_rules! log_ports {
                 async fn unsequenced(&self) -> Result<u64> {
                     let reader = &self.reader;
                     reader.connections.repeat("count commits without a position", || reader.unsequenced()).await
+                }
+
+                async fn size(&self) -> Result<Option<StoreSize>> {
+                    self.reader.size().await.map(Some)
                 }
 
                 async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {

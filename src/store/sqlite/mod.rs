@@ -16,6 +16,7 @@ mod log;
 mod migrate;
 pub(crate) mod model;
 mod options;
+mod size;
 mod store;
 mod transaction;
 

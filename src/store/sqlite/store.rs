@@ -19,11 +19,13 @@ use crate::store::log::query::{Page, Query, Select};
 use crate::store::log::reader::{EventReader, Replay, Visitor};
 use crate::store::log::shapes::RegisteredShape;
 use crate::store::log::token::Token;
+use crate::store::size::StoreSize;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::health::{self, Health};
 use crate::store::sqlite::log::append::{self, Writer};
 use crate::store::sqlite::log::{claims, read, replay, shapes};
 use crate::store::sqlite::options::SqliteOptions;
+use crate::store::sqlite::size::size_of_log;
 
 /// A log in one SQLite file. Clones share the connections.
 ///
@@ -193,6 +195,10 @@ impl EventReader for SqliteStore {
         let position = Position::new(token.commit().get());
         let found = self.readers.run("find a commit's position", move |db| read::mark_at(db, position)).await?;
         token_at(token, position, found.event_id)
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        self.readers.run("read the sizes of tables", |db| size_of_log(db)).await.map(Some)
     }
 
     async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {

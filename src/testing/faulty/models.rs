@@ -16,6 +16,7 @@ use crate::id::{EventId, Generation, ProjectionName, StreamId, ViewKey};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Seen, Turn};
@@ -23,6 +24,7 @@ use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
 use crate::store::model::views::{Switch, ViewId, ViewPage, ViewRow, ViewStore};
+use crate::store::size::StoreSize;
 use crate::testing::faulty::script::seeded;
 use crate::testing::read_model::Counting;
 
@@ -289,6 +291,18 @@ impl<M: ReadModel> ReadModel for FaultyModels<M> {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         self.change(self.inner.start_after(reaction, mark)).await
+    }
+
+    async fn list_progress(&self, after: Option<&ProgressRow>, limit: usize) -> Result<Option<Vec<ProgressRow>>> {
+        self.inner.list_progress(after, limit).await
+    }
+
+    async fn list_handled(&self, after: Option<&HandledEvent>, limit: usize) -> Result<Option<Vec<HandledEvent>>> {
+        self.inner.list_handled(after, limit).await
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        self.inner.size().await
     }
 
     async fn record(&self, entry: &AuditEntry) -> Result<()> {

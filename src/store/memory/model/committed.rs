@@ -17,6 +17,7 @@ use crate::store::model::parking::{Parking, ParkingChange, Step};
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::progress::{Row, in_aggregate_order};
 use crate::store::model::skipped::Skipped;
+use crate::store::size::{RowCount, TableSize};
 
 /// The committed state. One lock guards all of it, so readers see the value and the tables of the same commit.
 #[derive(Debug, Default)]
@@ -103,6 +104,24 @@ impl Tables {
                 .with_per_aggregate(self.progress.contains_key(name))
         };
         names.into_iter().take(limit).map(status).collect()
+    }
+
+    /// Returns the number of rows of each table.
+    pub(crate) fn sizes(&self) -> Vec<TableSize> {
+        let parked = self.parking.values().map(|parking| parking.parked.len()).sum();
+        let tables = [
+            ("audit", self.audit.len()),
+            ("checkpoints", self.checkpoints.len()),
+            ("deadlines", self.deadlines.values().map(BTreeMap::len).sum()),
+            ("inbox", self.handled.len()),
+            ("parked", parked),
+            ("processors", self.processors.values().map(Vec::len).sum()),
+            ("progress", self.progress.values().map(HashMap::len).sum()),
+            ("reactions", self.starts.len()),
+            ("skipped", self.skipped.len()),
+            ("views", self.views.rows.len()),
+        ];
+        tables.map(|(table, rows)| TableSize::new(table, rows as u64, RowCount::Exact, None)).into()
     }
 
     /// Deletes every trace of a projection.

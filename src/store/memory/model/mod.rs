@@ -5,6 +5,7 @@ mod deadlines;
 mod inbox;
 mod interventions;
 mod layered;
+mod listing;
 mod pruning;
 mod read_model;
 mod rows;

@@ -12,12 +12,14 @@ use crate::store::memory::model::MemoryReadModel;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::checkpoint_row::Checkpoint;
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{RegisteredProcessor, check_changes};
 use crate::store::model::progress::{Seen, Turn, changes, in_key_order, in_log_order, progress_of};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
+use crate::store::size::StoreSize;
 
 #[async_trait]
 impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
@@ -218,6 +220,18 @@ impl<T: Clone + Send + Sync + 'static> ReadModel for MemoryReadModel<T> {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         Ok(self.record_start(reaction, mark))
+    }
+
+    async fn list_progress(&self, after: Option<&ProgressRow>, limit: usize) -> Result<Option<Vec<ProgressRow>>> {
+        Ok(Some(self.read().tables.progress_after(after, limit)))
+    }
+
+    async fn list_handled(&self, after: Option<&HandledEvent>, limit: usize) -> Result<Option<Vec<HandledEvent>>> {
+        Ok(Some(self.read().tables.handled_after(after, limit)))
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        Ok(Some(StoreSize::new(self.read().tables.sizes(), None)))
     }
 
     async fn record(&self, entry: &AuditEntry) -> Result<()> {

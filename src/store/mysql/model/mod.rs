@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod deadlines;
 pub(crate) mod inbox;
 pub(crate) mod interventions;
+mod listing;
 pub(crate) mod parking;
 pub(crate) mod processors;
 pub(crate) mod progress;

@@ -12,6 +12,7 @@ use crate::id::{EventId, ProjectionName, StreamId};
 use crate::store::held::holding;
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
@@ -30,10 +31,13 @@ use crate::store::mysql::model::checkpoint::{
 };
 use crate::store::mysql::model::parking::{PARKED, PARKED_AT, RETRY, columns, park};
 use crate::store::mysql::options::MySqlOptions;
+use crate::store::mysql::size::size;
 use crate::store::server::convert::{
     MarkRow, ProjectionRow, from_sql, id_to_sql, limit_to_sql, mark_from_sql, projections_from_sql, to_sql,
 };
 use crate::store::server::lease::Lease;
+use crate::store::size::MODEL_TABLES;
+use crate::store::size::StoreSize;
 
 /// The read models in a MySQL or MariaDB database: the tables of projections and their checkpoints. Clones share one pool.
 ///
@@ -319,6 +323,18 @@ impl ReadModel for MySqlReadModel {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         self.record_start(reaction, mark).await
+    }
+
+    async fn list_progress(&self, after: Option<&ProgressRow>, limit: usize) -> Result<Option<Vec<ProgressRow>>> {
+        Self::list_progress(self, after, limit).await.map(Some)
+    }
+
+    async fn list_handled(&self, after: Option<&HandledEvent>, limit: usize) -> Result<Option<Vec<HandledEvent>>> {
+        Self::list_handled(self, after, limit).await.map(Some)
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        size(&self.connections, &MODEL_TABLES).await.map(Some)
     }
 
     async fn record(&self, entry: &AuditEntry) -> Result<()> {

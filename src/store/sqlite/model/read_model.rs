@@ -13,12 +13,14 @@ use crate::id::mark::Mark;
 use crate::id::{EventId, Position, ProjectionName, StreamId};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause};
+use crate::store::model::listing::{HandledEvent, ProgressRow};
 use crate::store::model::parking::{Parked, Parking, Step};
 use crate::store::model::processors::{Change, RegisteredProcessor};
 use crate::store::model::progress::{Seen, Turn};
 use crate::store::model::pruning::{InboxPruning, ReactionStart};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::Skipped;
+use crate::store::size::StoreSize;
 use crate::store::sqlite::audit::insert_audit;
 use crate::store::sqlite::connection::{Location, Pool};
 use crate::store::sqlite::convert::{event_id_to_sql, to_sql};
@@ -29,6 +31,7 @@ use crate::store::sqlite::model::checkpoint::{
 };
 use crate::store::sqlite::model::parking::{RETRY, park, parked, parked_at};
 use crate::store::sqlite::options::{SqliteOptions, Synchronous};
+use crate::store::sqlite::size::{MODELS, size};
 use crate::store::sqlite::transaction::OpenTransaction;
 
 /// The read models in one SQLite file: the tables of projections and their checkpoints. Clones share the connections.
@@ -275,6 +278,18 @@ impl ReadModel for SqliteReadModel {
 
     async fn start_after(&self, reaction: &ProjectionName, mark: Mark) -> Result<Mark> {
         self.record_start(reaction, mark).await
+    }
+
+    async fn list_progress(&self, after: Option<&ProgressRow>, limit: usize) -> Result<Option<Vec<ProgressRow>>> {
+        Self::list_progress(self, after, limit).await.map(Some)
+    }
+
+    async fn list_handled(&self, after: Option<&HandledEvent>, limit: usize) -> Result<Option<Vec<HandledEvent>>> {
+        Self::list_handled(self, after, limit).await.map(Some)
+    }
+
+    async fn size(&self) -> Result<Option<StoreSize>> {
+        self.readers.run("read the sizes of tables", |db| size(db, &MODELS)).await.map(Some)
     }
 
     async fn record(&self, entry: &AuditEntry) -> Result<()> {
