@@ -2,6 +2,8 @@
 
 use retell::prelude::*;
 use retell::repository::SnapshotCheck;
+use retell::store::Inspect;
+use retell::{AggregateId, AggregateType, MySqlStore, PostgresStore};
 
 use crate::databases::{Database, Place};
 use crate::planted::without_triggers;
@@ -59,4 +61,41 @@ async fn snapshot_is_the_fold_of_its_events() {
     // The snapshot counts only with its event.
     database.place.run("UPDATE retell_snapshots SET event_id = zeroblob(16)").await;
     assert_eq!(counters.verify_snapshot("1").await.unwrap(), SnapshotCheck::None);
+}
+
+/// Lists the aggregates that have snapshots, a page at a time.
+async fn listed(log: &(impl Inspect + EventStore + Clone)) {
+    let counters = Repository::<Counter>::new(log.clone());
+    for id in ["b", "a/1", "名", "B", "few"] {
+        // A snapshot follows every second event.
+        for by in 0..if id == "few" { 1 } else { 5 } {
+            counters.execute(id, Raise(by)).await.unwrap();
+        }
+    }
+    counters.flush().await;
+    let kind = AggregateType::new("counter").unwrap();
+    let mut ids: Vec<AggregateId> = Vec::new();
+    loop {
+        let page = log.snapshots(&kind, ids.last(), 2).await.unwrap().unwrap();
+        assert!(page.len() <= 2);
+        if page.is_empty() {
+            break;
+        }
+        ids.extend(page);
+    }
+    assert_eq!(ids.iter().map(AggregateId::as_str).collect::<Vec<_>>(), ["B", "a/1", "b", "名"]);
+    let other = AggregateType::new("counte").unwrap();
+    assert_eq!(log.snapshots(&other, None, 10).await.unwrap(), Some(Vec::new()));
+}
+
+#[tokio::test]
+async fn snapshots_are_listed_on_each_store() {
+    listed(&MemoryStore::new()).await;
+    for database in [Database::sqlite(), Database::postgres().await, Database::mysql().await] {
+        match &database.place {
+            Place::Sqlite(path) => listed(&SqliteStore::open(path).await.unwrap()).await,
+            Place::Postgres(url) => listed(&PostgresStore::connect(url).await.unwrap()).await,
+            Place::MySql(url) => listed(&MySqlStore::connect(url).await.unwrap()).await,
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(crate) struct VerifySnapshots {
     limit: usize,
 }
 
-/// What was compared so far.
+/// The result of the comparisons.
 #[derive(Default)]
 struct Compared {
     equal: usize,

@@ -65,7 +65,7 @@ impl Wanted {
     }
 }
 
-/// Judges what the management API tells of a queue, in a cluster of so many nodes.
+/// Judges a queue as the management API shows it, in a cluster of `nodes` nodes.
 pub(super) fn judged(wanted: &Wanted, queue: &Value, nodes: Option<usize>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(changed(wanted, queue));

@@ -45,7 +45,7 @@ impl Setup {
         let envelope: Value = serde_json::from_str(&ran.stdout).unwrap();
         let parts = envelope["data"]["parts"].as_array().unwrap();
         let findings = parts.iter().flat_map(|part| part["findings"].as_array().unwrap());
-        // What the management API never tells is good to know, and no problem.
+        // The management API never tells consumer_timeout: good to know, and no problem.
         let findings = findings.filter(|finding| finding["id"] != "unknown" || finding["severity"] != "info");
         let mut ids: Vec<_> = findings.map(|finding| finding["id"].as_str().unwrap().to_owned()).collect();
         ids.sort_unstable();

@@ -1,4 +1,4 @@
-//! What a person at a terminal sees: a question before each change, and colors. `script` of util-linux has the terminal.
+//! The program on a terminal: it asks before each change, and prints colors. `script` of util-linux makes the terminal.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -55,7 +55,7 @@ async fn change_is_made_only_after_a_yes() {
         assert!(ran.exit == 0 && ran.stdout.contains(question), "{arguments:?}: {ran:?}");
         assert_eq!(changes(&tool), before + number + 1);
     }
-    // Without a terminal there is nobody to ask.
+    // Without a terminal, no person can answer.
     assert_eq!(tool.run(["pause", "totals", "--reason", "repair"]).exit, 4);
     assert_eq!(changes(&tool), before + 4);
 }

@@ -1,4 +1,5 @@
-//! No output of any command has a character that controls a terminal, whatever ids, names, payloads, errors and arguments hold.
+//! No output of any command has a character that controls a terminal, whatever ids, names, payloads, errors and arguments hold. Needs
+//! `POSTGRES_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,6 +7,7 @@
 mod databases;
 #[path = "../support/tool.rs"]
 mod tool;
+mod typed;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -16,8 +18,9 @@ use proptest::test_runner::{Config, TestRunner};
 use retell::event::NewEvent;
 use retell::store::{Parked, ParkedState, ParkingChange, RegisteredProcessor, RegisteredShape, Step};
 use retell::{
-    Append, Codec, EventId, EventStore, EventType, ExpectedVersion, Filter, Mark, Metadata, Position, ProjectionName,
-    ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId, Utc, Uuid, Version,
+    Append, Codec, EventId, EventStore, EventType, ExpectedVersion, Filter, Mark, Metadata, Position,
+    PostgresReadModel, PostgresStore, ProjectionName, ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId,
+    Utc, Uuid, Version,
 };
 use serde_json::Value;
 
@@ -90,7 +93,7 @@ fn hostile() -> impl Strategy<Value = Hostile> {
     })
 }
 
-async fn plant(log: &SqliteStore, models: &SqliteReadModel, hostile: &Hostile) {
+async fn plant(log: &(impl EventStore + RelayStore), models: &impl ReadModel, hostile: &Hostile) {
     let stream = StreamId::parse(&hostile.kind, &hostile.id).unwrap();
     let event_type = EventType::new(&hostile.event_type).unwrap();
     let id = |position: u64| EventId::from(Uuid::from_u128(position.into()));
@@ -146,7 +149,35 @@ fn commands(hostile: &Hostile) -> Vec<Vec<OsString>> {
         vec!["parked", "retry", "--dry-run", "--", processor, &aggregate],
         vec!["parked", "retry", "--", processor, &aggregate],
         vec!["parked", "retry", "--yes", "--", processor, &aggregate],
+        vec!["parked", "show", "--", payload, &aggregate],
+        vec!["parked", "skip", "--reason", payload, "--", processor, &aggregate, "2"],
+        vec!["parked", "skip", "--yes", "--reason", payload, "--as", payload, "--", processor, &aggregate, "3"],
+        vec!["parked", "skip", "--yes", "--reason", payload, "--as", payload, "--", processor, &aggregate, "2"],
+        vec!["pause", "--reason", payload, "--", processor],
+        vec!["pause", "--yes", "--reason", payload, "--as", payload, "--", processor],
+        vec!["pause", "--yes", "--reason", payload, "--", payload],
+        vec!["status"],
+        vec!["why", "2", "--", processor],
+        vec!["resume", "--reason", payload, "--", processor],
+        vec!["resume", "--yes", "--reason", payload, "--as", payload, "--", processor],
+        vec!["audit"],
+        vec!["audit", "-n", payload],
+        vec!["verify"],
+        vec!["verify", "--after", payload],
+        vec!["doctor"],
+        vec!["doctor", "--after-restore"],
+        vec!["doctor", "--after-restore", "--set-back"],
+        vec!["doctor", "--after-restore", "--set-back", "--yes"],
+        vec!["doctor", "--patience", payload],
+        vec!["doctor", "--broker", payload],
+        vec!["doctor", "--broker", "amqp://127.0.0.1:1", "--management", payload],
+        vec!["doctor", "--broker", "amqp://127.0.0.1:1", "--management", "http://127.0.0.1:1"],
+        vec!["doctor", "--broker", "amqp://127.0.0.1:1", "--topology", payload],
         vec!["schema", "list"],
+        vec!["schema", "diff"],
+        vec!["schema", "diff", "--lock", payload],
+        vec!["schema", "diff", "--lock", "hostile.lock"],
+        vec!["schema", "check", "--lock", "hostile.lock"],
         vec!["schema", "check", "--lock", payload],
         vec!["schema", "export", "json-schema"],
         vec!["schema", "export", "asyncapi", "--title", payload],
@@ -187,24 +218,51 @@ fn check(tool: &Tool, hostile: &Hostile) {
     assert_eq!(envelope["data"]["payload"][&hostile.payload], hostile.payload, "JSON keeps the true value");
 }
 
+/// Plants situations and checks every command. `open` plants one and returns its place.
+fn run(cases: u32, situation: impl Fn(&Hostile) -> Database) {
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 30, ..Config::default() };
+    let result = TestRunner::new(config).run(&hostile(), |hostile| {
+        let database = situation(&hostile);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("hostile.lock"), &hostile.payload).unwrap();
+        check(&Tool::of(&database.place).in_folder(folder.path()), &hostile);
+        Ok(())
+    });
+    result.unwrap();
+}
+
 #[test]
 fn no_output_holds_an_active_character() {
-    let config = Config { cases: 8, failure_persistence: None, max_shrink_iters: 30, ..Config::default() };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let result = TestRunner::new(config).run(&hostile(), |hostile| {
+    run(6, |hostile| {
         let database = Database::sqlite();
         let Place::Sqlite(path) = &database.place else { unreachable!("a SQLite file") };
         let models = path.with_extension("models.db");
         runtime.block_on(async {
             let (log, models) = (SqliteStore::open(path).await.unwrap(), SqliteReadModel::open(models).await.unwrap());
-            plant(&log, &models, &hostile).await;
+            plant(&log, &models, hostile).await;
             models.close().await.unwrap();
             log.close().await.unwrap();
         });
-        check(&Tool::of(&database.place), &hostile);
-        Ok(())
+        database
     });
-    result.unwrap();
+}
+
+#[test]
+fn no_output_from_a_server_holds_an_active_character() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    run(2, |hostile| {
+        runtime.block_on(async {
+            let database = Database::postgres().await;
+            let Place::Postgres(url) = &database.place else { unreachable!("a database on PostgreSQL") };
+            let log = PostgresStore::connect(url).await.unwrap();
+            let models = PostgresReadModel::connect(url).await.unwrap();
+            plant(&log, &models, hostile).await;
+            models.close().await.unwrap();
+            log.close().await.unwrap();
+            database
+        })
+    });
 }
 
 #[test]

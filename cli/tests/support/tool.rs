@@ -57,7 +57,15 @@ pub(crate) fn bare<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> C
     let mut command = Command::new(env!("CARGO_BIN_EXE_retell"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("USER", "tester");
-    for variable in ["RETELL_STORE", "RETELL_MODELS", "RETELL_POSTGRES_SCHEMA", "CLICOLOR_FORCE", "CLICOLOR"] {
+    for variable in [
+        "RETELL_STORE",
+        "RETELL_MODELS",
+        "RETELL_POSTGRES_SCHEMA",
+        "RETELL_BROKER",
+        "RETELL_MANAGEMENT",
+        "CLICOLOR_FORCE",
+        "CLICOLOR",
+    ] {
         command.env_remove(variable);
     }
     command

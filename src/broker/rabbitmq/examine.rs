@@ -9,11 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lapin::Connection;
 
-use crate::broker::SubscriptionMode;
 use crate::broker::rabbitmq::RabbitMqBroker;
 use crate::broker::rabbitmq::connection::{Link, Purpose};
 use crate::broker::rabbitmq::examine::declared::Declared;
-use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::error::chain;
 use crate::finding::{Examine, Finding, Severity};
 use crate::id::ProjectionName;
@@ -144,11 +142,4 @@ fn agreed(connection: &Connection, projections: usize) -> Vec<Finding> {
         );
     }
     found
-}
-
-/// Returns the names of the queues that a projection may have.
-fn queues(options: &RabbitMqOptions, projection: &ProjectionName) -> Vec<(String, SubscriptionMode)> {
-    let modes = [SubscriptionMode::Exclusive, SubscriptionMode::Competing];
-    // A name that is too long has no queue: the worker was refused.
-    modes.into_iter().filter_map(|mode| Some((options.topology.queue(projection, mode).ok()?, mode))).collect()
 }

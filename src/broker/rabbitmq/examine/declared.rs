@@ -6,7 +6,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ExchangeKind};
 use tokio::time::timeout;
 
-use crate::broker::rabbitmq::examine::queues;
+use crate::broker::SubscriptionMode;
 use crate::broker::rabbitmq::options::RabbitMqOptions;
 use crate::broker::rabbitmq::topology::Exchange;
 use crate::finding::{Finding, Severity};
@@ -186,4 +186,11 @@ fn judged(kind: &str, name: &str, answer: Answer) -> Option<Finding> {
                 .remedy("start the nodes that have it; rabbitmq-queues quorum_status shows them"),
         ),
     }
+}
+
+/// Returns the names of the queues that a projection may have.
+fn queues(options: &RabbitMqOptions, projection: &ProjectionName) -> Vec<(String, SubscriptionMode)> {
+    let modes = [SubscriptionMode::Exclusive, SubscriptionMode::Competing];
+    // A name that is too long has no queue: the worker was refused.
+    modes.into_iter().filter_map(|mode| Some((options.topology.queue(projection, mode).ok()?, mode))).collect()
 }

@@ -1,4 +1,4 @@
-//! What each node says of itself before a client logs in. The client library does not pass it on.
+//! Reads the greeting that each node sends before a client logs in. The client library does not pass it on.
 
 use std::io;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const MAX_GREETING_BYTES: usize = 64 * 1024;
 /// The first bytes of a client: AMQP 0-9-1.
 const HELLO: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
-/// What a client of this library needs from the server.
+/// The capabilities of the server that this library uses.
 const CAPABILITIES: [&str; 4] = ["publisher_confirms", "basic.nack", "consumer_cancel_notify", "connection.blocked"];
 
 /// Judges the greeting of each node. A single node that does not answer is reported when the connection fails.
