@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use retell::store::{EventStore, ReadModel};
+use retell::store::EventStore;
 use retell::{
     MySqlOptions, MySqlReadModel, MySqlStore, PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions,
     SqliteReadModel, SqliteStore,
