@@ -89,7 +89,7 @@ pub enum ErrorKind {
     /// The input is invalid, and a retry cannot succeed. Nothing was written.
     #[error("invalid input: {0}")]
     Invalid(String),
-    /// The log that an export is to be imported into is not empty. Nothing was written.
+    /// The target of an import is not an empty log. Nothing was written.
     #[error("the log is not empty: it has {0}; import into a new log")]
     NotEmpty(&'static str),
     /// The input of an import is not a whole export: it is cut or changed, or this release cannot read it. Nothing was written.
