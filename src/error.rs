@@ -92,7 +92,7 @@ pub enum ErrorKind {
     /// An operator's change would break a promise: the text says which part still needs what it would delete. Nothing was changed.
     #[error("refused: {0}")]
     Unsafe(String),
-    /// The log that an export is to be imported into is not empty. Nothing was written.
+    /// The target of an import is not an empty log. Nothing was written.
     #[error("the log is not empty: it has {0}; import into a new log")]
     NotEmpty(&'static str),
     /// The input of an import is not a whole export: it is cut or changed, or this release cannot read it. Nothing was written.

@@ -154,7 +154,7 @@ pub struct Imported {
 ///
 /// # Errors
 /// - [`ErrorKind::Corrupt`] if the log is damaged; [`verify`](crate::operate::verify()) says where
-/// - [`ErrorKind::Transient`] if programs append so much that the claims of one position cannot be read
+/// - [`ErrorKind::Transient`] if the log grows too fast to read its claims at one position
 /// - [`ErrorKind::Backend`] if `to` cannot be written
 /// - [`ErrorKind::Invalid`] if the store does not give out its claims and keys, or if compression needs the feature `zstd`
 /// - otherwise a [read error](crate::Error#read-errors)
@@ -239,7 +239,7 @@ async fn export_events<L: Archive + ?Sized, W: Write + Send>(
             let (LogRow { first, ordinal, event: Some(event), .. }, true) = (row, row.position() == due) else {
                 return Err(damaged(due));
             };
-            // A commit goes on, or the next one begins. Its events have one time.
+            // The commit continues, or the next one begins. The events of a commit have one time.
             let fits = match before {
                 Some((same, last, time)) if same == *first => *ordinal == last + 1 && event.recorded_at == time,
                 _ => *ordinal == 1,

@@ -1,4 +1,4 @@
-//! What an import refuses, and that the log then stays empty.
+//! An import refuses a file that is not whole, and the log then stays empty.
 
 use std::io::Write;
 
@@ -58,7 +58,7 @@ async fn changed_byte_is_refused_at_every_place() {
 }
 
 #[tokio::test]
-async fn changed_byte_of_a_compressed_file_changes_nothing_or_is_refused() {
+async fn changed_byte_of_a_compressed_file_does_no_harm() {
     let first = Home::memory();
     few(&first).await;
     let whole = first.export().await;

@@ -124,7 +124,7 @@ async fn copied_log_goes_on() {
         let taken = log.append(claiming(9_001, "ann@example.com")).await.unwrap_err();
         let ErrorKind::Taken { by, .. } = taken.kind() else { panic!("{name}: {taken}") };
         assert_eq!(*by, stream("order", "17"), "{name}");
-        // Versions and ids go on.
+        // Versions and ids continue.
         let stale = Append::new(stream("order", "17"), ExpectedVersion::Exact(Version::new(2)), vec![small(9_003)]);
         assert!(matches!(log.append(stale).await.unwrap_err().kind(), ErrorKind::Conflict { .. }), "{name}");
         let twice = Append::new(stream("order", "17"), ExpectedVersion::Any, vec![small(1_001)]);

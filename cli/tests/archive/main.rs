@@ -1,4 +1,4 @@
-//! The commands `export` and `import` of the program `retell`, also when it is killed. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! The commands `export` and `import` of the program `retell`, even if it is killed. Needs `POSTGRES_URL` and `MYSQL_URL`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What an export has.
+//! The numbers of rows in an export.
 
 use serde::{Deserialize, Serialize};
 

@@ -31,7 +31,7 @@ pub(super) struct Header {
     pub(super) made_by: String,
 }
 
-/// What follows the rest of the header: its digest.
+/// The text between the header and its digest.
 const SEAL: &str = ",\"sha256\":\"";
 
 /// Returns the header with its own digest, because the last line must not depend on its time.
@@ -145,7 +145,7 @@ pub(super) struct SealLine {
 #[serde(deny_unknown_fields)]
 pub(super) struct End {
     pub(super) rows: ArchivedRows,
-    /// Of the lines between the first and the last one.
+    /// The digest of the lines between the first and the last one.
     pub(super) sha256: String,
 }
 

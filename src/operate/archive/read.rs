@@ -36,7 +36,7 @@ pub(super) struct Source<R> {
     hash: Sha256,
     rows: ArchivedRows,
     open: Open,
-    /// The commit whose events may go on.
+    /// The commit that the next event may belong to.
     commit: Option<ArchivedCommit>,
     ready: VecDeque<Part>,
     processors: Vec<(ProjectionName, RegisteredProcessor)>,
@@ -204,7 +204,7 @@ impl<R: BufRead> Source<R> {
             return Err(bad("it does not reach its head"));
         }
         if !self.input.fill_buf().map_err(unreadable)?.is_empty() {
-            return Err(bad("it goes on after its last line"));
+            return Err(bad("it has more after its last line"));
         }
         self.end_commit();
         self.flush();

@@ -202,7 +202,7 @@ fn damaged(error: &impl std::fmt::Display) -> crate::error::Error {
     ErrorKind::Corrupt(format!("a claim: {error}")).into()
 }
 
-/// What can keep a log from being empty: the answers of a store, in the order of [`not_empty`].
+/// The contents that keep a log from being empty, in the order of the answers that [`not_empty`] takes.
 pub(crate) const CONTENTS: [&str; 5] =
     ["events", "idempotency keys", "claims", "seals", "an inline projection, which would miss the events"];
 

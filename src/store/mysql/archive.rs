@@ -76,7 +76,7 @@ async fn read_claims(connections: &Connections, head: Position, visitor: &mut dy
     let limits = connections.limits();
     let mut lease = connections.lease().await.map_err(failed)?;
     let read = async {
-        let mut tx = lease.begin_with(BEGIN_SNAPSHOT).await.map_err(failed)?;
+        let mut tx = lease.begin_snapshot().await.map_err(failed)?;
         let place = sqlx::query_as(PLACE).fetch_one(&mut *tx);
         let (last, waiting): (i64, i64) = limits.statements(place).await.map_err(failed)?;
         let is_at_head = waiting == 0 && from_sql(last, "position")? == head.get();
@@ -248,9 +248,6 @@ fn insert_claims(claims: &[ArchivedClaim]) -> QueryBuilder<MySql> {
     });
     query
 }
-
-const BEGIN_SNAPSHOT: &str =
-    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
 /// Selects the last position, and whether commits wait for positions.
 const PLACE: &str = "

@@ -14,6 +14,8 @@ impl Server for MySql {
     /// locks.
     const BEGIN: Option<&'static str> = Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION");
     const RECOVERS: bool = false;
+    const BEGIN_SNAPSHOT: &'static str =
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
     fn fault(error: &sqlx::Error) -> Fault {
         match (error, number(error)) {

@@ -85,7 +85,7 @@ async fn read_claims(reader: &Reader, visitor: &mut dyn ClaimVisitor) -> Result<
     let limits = connections.limits();
     let mut lease = connections.lease().await.map_err(failed)?;
     let read = async {
-        let mut tx = lease.begin_with(BEGIN_SNAPSHOT).await.map_err(failed)?;
+        let mut tx = lease.begin_snapshot().await.map_err(failed)?;
         let place = sqlx::query_as(schema.sql(PLACE)).fetch_one(&mut *tx);
         let (head, waiting): (i64, i64) = limits.statements(place).await.map_err(failed)?;
         if waiting == 0 {
@@ -246,8 +246,6 @@ impl Target<'_> {
             .bind(seal.sealed_at)
     }
 }
-
-const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Selects the head, and the number of commits without positions.
 const PLACE: &str = "

@@ -49,6 +49,7 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 impl Server for Postgres {
     const BEGIN: Option<&'static str> = None;
     const RECOVERS: bool = true;
+    const BEGIN_SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
     fn fault(error: &sqlx::Error) -> Fault {
         match error {

@@ -19,6 +19,9 @@ pub(crate) trait Server: Database {
     /// Whether the driver can use a connection on which a call was dropped half-way.
     const RECOVERS: bool;
 
+    /// Begins a transaction that reads in one snapshot, and writes nothing.
+    const BEGIN_SNAPSHOT: &'static str;
+
     /// Returns the effect of an error on its session.
     fn fault(error: &sqlx::Error) -> Fault;
 

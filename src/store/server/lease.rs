@@ -110,6 +110,11 @@ impl<DB: Server> Lease<DB> {
         }
     }
 
+    /// Begins a transaction that reads in one snapshot.
+    pub(crate) fn begin_snapshot(&mut self) -> BoxFuture<'_, Result<Transaction<'_, DB>, sqlx::Error>> {
+        self.begin_with(DB::BEGIN_SNAPSHOT)
+    }
+
     /// Begins a transaction with statements of the caller's.
     pub(crate) fn begin_with(
         &mut self,
