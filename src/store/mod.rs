@@ -20,6 +20,7 @@ pub(crate) mod server;
 pub mod sqlite;
 
 pub use log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
+pub use log::blocker::{Blocker, Hold};
 pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapshot};
 pub use log::fingerprint::Fingerprint;
 pub use log::group_commit::{BatchAppend, GroupCommit};

@@ -1,6 +1,7 @@
 //! The log: repositories append to it, relays and workers read it.
 
 pub(crate) mod append;
+pub(crate) mod blocker;
 pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod clock;

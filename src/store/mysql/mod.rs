@@ -10,6 +10,7 @@
 //! The names of the tables start with `retell_`. They are in the database that the connections have selected.
 
 mod audit;
+mod blockers;
 mod check;
 mod connection;
 mod convert;

@@ -5,6 +5,7 @@
 //! explains why no event is ever skipped.
 
 mod audit;
+mod blockers;
 mod check;
 mod connection;
 mod error;

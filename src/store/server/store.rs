@@ -13,6 +13,7 @@ macro_rules! log_ports {
             use crate::error::Result;
             use crate::id::{ClaimScope, ClaimValue, EventType, IdempotencyKey, Position, StreamId};
             use crate::store::log::append::{Append, Appended, KeyedOutcome};
+            use crate::store::log::blocker::Blocker;
             use crate::store::log::event_store::{EventStore, Snapshot};
             use crate::store::log::query::{Page, Query};
             use crate::store::log::reader::{EventReader, Replay, Visitor};
@@ -42,6 +43,11 @@ macro_rules! log_ports {
                 async fn unsequenced(&self) -> Result<u64> {
                     let reader = &self.reader;
                     reader.connections.repeat("count commits without a position", || reader.unsequenced()).await
+                }
+
+                async fn blockers(&self, limit: usize) -> Result<Vec<Blocker>> {
+                    let reader = &self.reader;
+                    reader.connections.repeat("find the sessions that block the log", || reader.blockers(limit)).await
                 }
 
                 async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
