@@ -51,6 +51,7 @@ mod answer;
 mod carrier;
 mod check;
 mod health;
+mod look;
 mod part;
 mod probe;
 mod running;

@@ -5,7 +5,8 @@
 //!
 //! | function | answers |
 //! |---|---|
-//! | [`status`] | how far relays and processors are, what they have parked, which generations are live, which deadlines are due |
+//! | [`status`] | how far relays and processors are, who blocks commits, what they have parked, which generations are live, which deadlines are due |
+//! | [`blocked`] | who blocks commits, also while the end of the log cannot be read |
 //! | [`why`], [`why_each`] | why an event is in a read model, or is not |
 //! | [`sizes`](sizes()) | how many rows each table has, and how many bytes |
 //! | [`Observer`] | the numbers of `status`, as metrics |
@@ -29,7 +30,7 @@
 //! Each change takes the operator and a reason, and writes its record in the same transaction.
 //!
 //! # Bounds
-//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_SKIPPED`], [`MAX_DUE`], [`MAX_ENTRIES`] and [`MAX_ROWS`]. A list
+//! Each query finds its rows by an index and reads a limited number of them. The limits are [`MAX_BLOCKERS`], [`MAX_RELAYS`], [`MAX_PROCESSORS`], [`MAX_RELEASES`], [`MAX_PARKED`], [`MAX_SKIPPED`], [`MAX_DUE`], [`MAX_ENTRIES`] and [`MAX_ROWS`]. A list
 //! beyond its limit is [`truncated`](List::truncated), and a number beyond its limit is [`at_least`](Count::at_least) the limit. The
 //! registered releases of a processor and the registered shapes of a log are read whole: deploys add them, not events. So are the commits
 //! without a position counted: there are none for long, unless a transaction blocks them.
@@ -73,13 +74,13 @@ pub use places::{Follower, JudgedPlace, Places, Verdict, after_restore, set_back
 pub use prune::pruned::{Holder, PruneOptions, PruneTarget, Pruned, PrunedPart};
 pub use prune::{MIN_KEY_AGE, prunable, prune};
 pub use report::{
-    Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_REASON_BYTES,
-    MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report,
-    ViewGeneration,
+    Blocked, Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_BLOCKERS, MAX_DUE, MAX_PARKED,
+    MAX_PROCESSORS, MAX_REASON_BYTES, MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts,
+    Processor, RelayPlace, Report, ViewGeneration,
 };
 pub use seal::{SealOptions, Sealed, seal};
 pub use sizes::{Sizes, sizes};
-pub use status::status;
+pub use status::{blocked, status};
 pub use stream::{MAX_ROWS, Row, Rows, stream};
 pub use verify::{CheckedSeals, Verified, VerifyOptions, verify};
 pub use why::{Answer, EventRef, Located, Why, why, why_each};

@@ -100,7 +100,8 @@ pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
     let opening = async {
         let log = open_log(store, place, Schema::Required).await.map_err(Failure::Opening)?;
         // A server that holds a lock must not hold up the tool: the first read shows whether the log answers.
-        log.head().await.map_err(Failure::Opening)?;
+        // It must not need the end of the log, which cannot be read while a transaction blocks it.
+        log.next_event_type(None).await.map_err(Failure::Opening)?;
         Ok(Stores { log, models: open_models(models, place, Schema::Required).await.map_err(Failure::Opening)? })
     };
     within(place.limit(), opening).await

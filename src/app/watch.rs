@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ::metrics::Counter;
 use chrono::{DateTime, Utc};
 use futures::future::{join, join_all};
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::answer::{Cause, Problem};
 use crate::app::health::{Health, HealthOptions, State};
+use crate::app::look::{Lag, newest_at, waiting_after, within};
 use crate::app::waiting::ReadCheckpoint;
-use crate::error::{Error, ErrorKind, Result, reason};
+use crate::error::{Error, Result, reason};
 use crate::id::Position;
 use crate::metrics::names::TASK_FAILURES;
 use crate::notice::{self, NoticeKind};
@@ -22,7 +21,6 @@ use crate::panics::catch;
 use crate::pulse::{Pulses, Since};
 use crate::status::{Activity, Status, Wait, Waiting};
 use crate::store::log::clock::far_ahead;
-use crate::store::log::query::{Filter, Query};
 use crate::store::log::reader::EventReader;
 use crate::worker::job::ReadLive;
 
@@ -87,28 +85,6 @@ enum Outcome {
     Runs,
     Failed { times: u32, error: String },
     Stopped,
-}
-
-/// How long something has not moved, and how long it has been behind.
-#[derive(Default)]
-struct Lag {
-    position: Position,
-    unmoved: Option<Since>,
-    behind: Option<Since>,
-}
-
-impl Lag {
-    fn observe(&mut self, position: Position, head_before: Position) {
-        if position >= head_before {
-            (self.position, self.unmoved, self.behind) = (position, None, None);
-            return;
-        }
-        self.behind.get_or_insert_with(Since::now);
-        if position != self.position {
-            (self.position, self.unmoved) = (position, None);
-        }
-        self.unmoved.get_or_insert_with(Since::now);
-    }
 }
 
 impl Seen {
@@ -412,27 +388,6 @@ impl Watcher {
         }
         Ok(())
     }
-}
-
-/// Returns the state of a store that answers, or does not after `error`, perhaps since an earlier time.
-fn waiting_after(error: Option<String>, before: Option<DateTime<Utc>>) -> State {
-    let on = Wait::Database;
-    error.map_or(State::Running, |error| {
-        let since = before.unwrap_or_else(|| Since::now().1);
-        State::Waiting(Waiting { on, since, error: Some(error), note: None })
-    })
-}
-
-async fn within(limit: Duration, what: &str, call: impl Future<Output = Result<()>>) -> Result<()> {
-    let answer = timeout(limit, call).await;
-    answer.unwrap_or_else(|elapsed| Err(Error::with_source(ErrorKind::Transient(what.into()), elapsed)))
-}
-
-/// Returns the time of the event at `head`.
-async fn newest_at(log: &dyn EventReader, head: Position) -> Result<Option<DateTime<Utc>>> {
-    let before = Position::new(head.get().saturating_sub(1));
-    let page = log.read(Query::log(before, &Filter::all()).with_limit(1)).await?;
-    Ok(page.events.first().map(|event| event.recorded_at))
 }
 
 impl Reports {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AggregateId, Generation, Position, ProjectionName, StreamId, Version};
+use crate::store::log::blocker::Blocker;
 use crate::store::log::relay::Leader;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::interventions::Pause;
@@ -23,6 +24,8 @@ pub const MAX_PARKED: usize = 1_000;
 pub const MAX_SKIPPED: usize = 100;
 /// The most due deadlines of a process that a [`Report`] counts.
 pub const MAX_DUE: usize = 1_000;
+/// The most sessions in a [`Report`] that can block commits, those with the oldest transactions.
+pub const MAX_BLOCKERS: usize = 20;
 /// The most bytes of an error in an answer. A longer one ends with `..`.
 pub const MAX_REASON_BYTES: usize = 1_024;
 
@@ -73,6 +76,9 @@ pub struct Report {
     pub head: Head,
     /// The number of commits that are visible and have no position yet. If it stays above a few, no reader reads the end of the log.
     pub unsequenced: u64,
+    /// The sessions with open transactions that can keep these commits from getting positions, the oldest transaction first. Empty if there are no
+    /// such commits, or if the database user may not see other sessions.
+    pub blockers: List<Blocker>,
     /// The relays by name; `None` if the store cannot list them.
     pub relays: Option<List<RelayPlace>>,
     /// The projections, views, reactions and processes of the read models, by name.
@@ -82,6 +88,16 @@ pub struct Report {
     pub views: Vec<Generations>,
     /// The processes among these processors that have due deadlines.
     pub deadlines: Vec<Deadlines>,
+}
+
+/// The commits without a position, and who blocks them: the answer of [`blocked`](super::blocked()).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Blocked {
+    /// As [`Report::unsequenced`].
+    pub unsequenced: u64,
+    /// As [`Report::blockers`].
+    pub blockers: List<Blocker>,
 }
 
 /// The end of the log.

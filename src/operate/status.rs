@@ -9,8 +9,9 @@ use crate::event::RecordedEvent;
 use crate::id::mark::Mark;
 use crate::id::{Generation, Position, ProjectionName};
 use crate::operate::report::{
-    Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_RELAYS,
-    MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace, Report, ViewGeneration,
+    Blocked, Count, Deadlines, DueDeadline, Generations, Head, Lag, List, MAX_BLOCKERS, MAX_DUE, MAX_PARKED,
+    MAX_PROCESSORS, MAX_RELAYS, MAX_RELEASES, MAX_SKIPPED, Order, ParkedAggregate, ParkedCounts, Processor, RelayPlace,
+    Report, ViewGeneration,
 };
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
@@ -56,6 +57,32 @@ where
     status_of(log, log, models).await
 }
 
+/// Reports the commits that have no position, and the sessions that can block them. While a transaction blocks them, the end of the log cannot be
+/// read, so [`status`] fails, and this does not.
+///
+/// # Examples
+/// ```
+/// use retell::operate;
+/// use retell::prelude::*;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let blocked = operate::blocked(&MemoryStore::new()).await?;
+/// for blocker in &blocked.blockers.items {
+///     println!("session {} has a transaction open for {} s", blocker.session, blocker.seconds);
+/// }
+/// assert_eq!(blocked.unsequenced, 0);
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// A [read error](crate::Error#read-errors).
+pub async fn blocked<L: EventReader + ?Sized>(log: &L) -> Result<Blocked> {
+    let unsequenced = log.unsequenced().await?;
+    let blockers = if unsequenced > 0 { log.blockers(MAX_BLOCKERS + 1).await? } else { Vec::new() };
+    Ok(Blocked { unsequenced, blockers: List::first(blockers, MAX_BLOCKERS) })
+}
+
 /// Reports on a log whose reader and relays are separate handles.
 pub(super) async fn status_of<L, R, M>(log: &L, relays_of: &R, models: &M) -> Result<Report>
 where
@@ -78,10 +105,12 @@ where
         deadlines.extend(due(models, at, &status.projection).await?);
     }
     let views = views(models, listed.items.iter().map(|status| &status.projection)).await?;
+    let Blocked { unsequenced, blockers } = blocked(log).await?;
     Ok(Report {
         at,
         head: Head { position: head, recorded_at },
-        unsequenced: log.unsequenced().await?,
+        unsequenced,
+        blockers,
         relays,
         processors: List { items, truncated: listed.truncated },
         views,

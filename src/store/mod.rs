@@ -22,6 +22,8 @@ pub mod sqlite;
 
 pub use log::append::{Append, Appended, KeyedOutcome, Outcome, StreamAppend};
 pub use log::archive::{Archive, ArchivedClaim, ArchivedCommit, ArchivedEvent, ArchivedKey, ClaimVisitor, Part, Parts};
+
+pub use log::blocker::{Blocker, Hold};
 pub use log::event_store::{EventStore, EventStoreExt, MAX_PAYLOAD_BYTES, Snapshot};
 pub use log::fingerprint::Fingerprint;
 pub use log::group_commit::{BatchAppend, GroupCommit};

@@ -18,6 +18,7 @@ use crate::id::{
 };
 use crate::store::log::append::{Append, Appended, KeyedOutcome};
 use crate::store::log::archive::{Archive, ArchivedKey, ClaimVisitor, Parts};
+use crate::store::log::blocker::Blocker;
 use crate::store::log::event_store::{EventStore, Snapshot};
 use crate::store::log::fault::Fault;
 use crate::store::log::inline::{Inline, InlineStore};
@@ -72,6 +73,7 @@ forward! {
         async fn position_of(&self, token: Token) -> Result<Option<Position>>;
         async fn unsequenced(&self) -> Result<u64>;
         async fn size(&self) -> Result<Option<StoreSize>>;
+        async fn blockers(&self, limit: usize) -> Result<Vec<Blocker>>;
         async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>>;
         async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>>;
         fn watch_head(&self) -> watch::Receiver<Position>;

@@ -380,6 +380,8 @@ where
                 Some((mark, by, Ok(page))) if mark == after && Arc::ptr_eq(&by, &wanted) => page,
                 // A page that could not be read ahead is read again.
                 _ => {
+                    // A filter that few events pass may read much of the log.
+                    let _rest = self.pulse.rest();
                     match retry_transient(&self.stop, self.delays(), || reader.read_all(after, limit, &filter)).await {
                         Ok(page) => page,
                         Err(error) if error.is_history_changed() => {
@@ -403,7 +405,9 @@ where
             }
             self.is_at_head &= page.events.len() < limit;
             // The next page is read while this one is applied. It comes first, so that its reading starts first.
+            let pulse = self.pulse.clone();
             let next = async {
+                let _rest = pulse.rest();
                 let is_last = to.is_some_and(|to| through.position >= to);
                 if is_last { None } else { Some((through, wanted, reader.read_all(through, limit, &filter).await)) }
             };

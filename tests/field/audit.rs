@@ -1,10 +1,11 @@
-//! Each change has a record of who made it and why, in its own transaction, on every store.
+//! Each change is recorded with its operator and reason, in its own transaction, on every store.
+
+use std::time::Duration;
 
 use retell::operate;
 use retell::prelude::*;
 use retell::store::{AuditEntry, By, Work};
 use retell::{ErrorKind, Generation, Mark, ProjectionName, ReadModel, RelayStore, Uuid, ViewStore};
-use std::time::Duration;
 
 use crate::sites::{Site, on_every_store};
 

@@ -38,6 +38,7 @@ mod b3_names;
 mod b5_encoding;
 mod b6_clock;
 mod b6_retries;
+mod blockers;
 #[cfg(unix)]
 mod c10_replaced_files;
 mod c11_server_gone;

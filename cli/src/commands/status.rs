@@ -1,7 +1,7 @@
 //! `retell status`.
 
-use retell::operate::{Count, Deadlines, Lag, List, Order, Processor, RelayPlace, Report};
-use retell::store::ProjectionState;
+use retell::operate::{self, Blocked, Count, Deadlines, Lag, List, Order, Processor, RelayPlace, Report};
+use retell::store::{Blocker, Hold, ProjectionState};
 
 use crate::args::Status;
 use crate::commands::{age, count, sizes, time};
@@ -14,7 +14,14 @@ const MAX_UNSEQUENCED: u64 = 1_000;
 
 pub(super) async fn answer(session: &Session, limits: &Status) -> Result<Answer, Failure> {
     let (log, models) = (&*session.stores.log, &session.stores.models);
-    let report = session.call("read the status", models.status(log)).await?;
+    let report = match session.call("read the status", models.status(log)).await {
+        Ok(report) => report,
+        // While commits get no positions, the end of the log cannot be read.
+        Err(failure) => match session.call("find the sessions that block the log", operate::blocked(log)).await {
+            Ok(blocked) if blocked.unsequenced > 0 => return blocked_answer(&blocked),
+            _ => return Err(failure),
+        },
+    };
     let mut diagnostics = findings(&report, limits);
     if report.processors.items.is_empty() && report.head.position.get() > 0 {
         let text = "no processor has run on these read models: name others with --models";
@@ -27,12 +34,37 @@ pub(super) async fn answer(session: &Session, limits: &Status) -> Result<Answer,
     Ok(answer)
 }
 
+/// Returns the answer while the end of the log cannot be read.
+fn blocked_answer(blocked: &Blocked) -> Result<Answer, Failure> {
+    let commits = count(blocked.unsequenced, "commit");
+    let mut page = Page::default();
+    page.line(format!("{} without a position; the end of the log cannot be read", blocked.unsequenced));
+    blockers(&mut page, &blocked.blockers);
+    let text = format!("{commits} have no position: end the transaction of a session that blocks them");
+    Answer::new(blocked, page, vec![Diagnostic::finding("blocked", text)])
+}
+
+fn blockers(page: &mut Page, blockers: &List<Blocker>) {
+    if !blockers.items.is_empty() {
+        page.line("");
+        let head = ["SESSION", "HOLDS", "OPEN FOR", "CLIENT", "PROGRAM", "STATE"];
+        page.table(&head, blockers.items.iter().map(blocker));
+        more(page, blockers);
+    }
+}
+
 fn findings(report: &Report, limits: &Status) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     if report.unsequenced > MAX_UNSEQUENCED {
         let text = format!("{} have no position: an open transaction blocks them", count(report.unsequenced, "commit"));
         found.push(Diagnostic::finding("unsequenced", text));
     }
+    // Each read of a log gives commits their positions, so an older transaction blocks them.
+    found.extend(report.blockers.items.iter().filter(|each| each.seconds > limits.max_age).map(|each| {
+        let (commits, age) = (count(report.unsequenced, "commit"), age(each.seconds));
+        let text = format!("session {} has a transaction open for {age}: {commits} have no position", each.session);
+        Diagnostic::finding("blocked", text)
+    }));
     for relay in report.relays.iter().flat_map(|relays| &relays.items) {
         found.extend(of_relay(relay, limits));
     }
@@ -117,13 +149,25 @@ fn lag(lag: Option<Lag>) -> String {
     })
 }
 
+fn blocker(blocker: &Blocker) -> Vec<String> {
+    let holds = match blocker.holds {
+        Hold::Lane(lane) => format!("lane {lane}"),
+        Hold::Sequencer => "the sequencer".to_owned(),
+        _ => "unknown".to_owned(),
+    };
+    let Blocker { client, program, state, .. } = blocker;
+    let known = [client, program, state].map(|text| text.as_deref().unwrap_or("unknown").to_owned());
+    [blocker.session.to_string(), holds, age(blocker.seconds)].into_iter().chain(known).collect()
+}
+
 fn page(report: &Report) -> Page {
     let mut page = Page::default();
     let recorded = report.head.recorded_at.map(|at| format!(", recorded at {}", time(at))).unwrap_or_default();
     page.line(format!("head {}{recorded}; {} without a position", report.head.position, report.unsequenced));
+    blockers(&mut page, &report.blockers);
     if let Some(relays) = report.relays.as_ref().filter(|relays| !relays.items.is_empty()) {
         page.line("");
-        page.table(&["RELAY", "POSITION", "LAG", "LEADER"], relays.items.iter().map(relay));
+        page.table(&["RELAY", "POSITION", "LAG", "LEADER", "SINCE", "UNTIL"], relays.items.iter().map(relay));
         more(&mut page, relays);
     }
     if !report.processors.items.is_empty() {
@@ -162,8 +206,12 @@ fn more<T>(page: &mut Page, list: &List<T>) {
 }
 
 fn relay(relay: &RelayPlace) -> Vec<String> {
-    let leader = relay.leader.as_ref().map_or("none".to_owned(), |leader| leader.holder.to_string());
-    vec![relay.name.clone(), relay.position.to_string(), lag(relay.lag), leader]
+    let [leader, since, until] =
+        relay.leader.as_ref().map_or(["none".to_owned(), String::new(), String::new()], |leader| {
+            let since = leader.started_at.map_or("unknown".to_owned(), time);
+            [leader.holder.to_string(), since, time(leader.ends_at)]
+        });
+    vec![relay.name.clone(), relay.position.to_string(), lag(relay.lag), leader, since, until]
 }
 
 fn processor(processor: &Processor) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blocked;
 #[path = "../../../tests/support/certificates.rs"]
 mod certificates;
 #[path = "../../../tests/support/databases.rs"]

@@ -27,10 +27,10 @@ pub(crate) async fn serve(listener: TcpListener, probe: Probe) {
 
 async fn answer(mut stream: TcpStream, probe: &Probe) -> io::Result<()> {
     let mut request = BufReader::new((&mut stream).take(REQUEST_BYTES));
-    let (mut first, mut line) = (String::new(), String::new());
+    let (mut first, mut header) = (String::new(), String::new());
     request.read_line(&mut first).await?;
-    while request.read_line(&mut line).await? > 0 && line != "\r\n" {
-        line.clear();
+    while request.read_line(&mut header).await? > 0 && header != "\r\n" {
+        header.clear();
     }
     let health = probe.look();
     let (live, ready) = (health.live(), health.ready());

@@ -2,6 +2,8 @@
 
 pub(crate) mod append;
 pub(crate) mod archive;
+
+pub(crate) mod blocker;
 pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod clock;

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::event::{RecordedEvent, StoredEvent};
 use crate::id::mark::Mark;
 use crate::id::{CorrelationId, EventId, EventType, Position, StreamId, Version};
+use crate::store::log::blocker::Blocker;
 #[cfg(doc)]
 use crate::store::log::query::Select;
 use crate::store::log::query::{Filter, Page, Query};
@@ -81,6 +82,18 @@ pub trait EventReader: Send + Sync + 'static {
     /// A [read error](crate::Error#read-errors).
     async fn size(&self) -> Result<Option<StoreSize>> {
         Ok(None)
+    }
+
+    /// Returns the sessions whose open transactions can keep commits from getting positions, the oldest transaction first, at most `limit`.
+    ///
+    /// The default is an empty list, for stores whose appends assign their positions themselves. A store also returns one if its database user
+    /// may not see other sessions.
+    ///
+    /// # Errors
+    /// A [read error](crate::Error#read-errors).
+    async fn blockers(&self, limit: usize) -> Result<Vec<Blocker>> {
+        let _ = limit;
+        Ok(Vec::new())
     }
 
     /// Returns the wire shapes of events that programs have [registered](crate::registry::Registry::register) with this log: what a newer release

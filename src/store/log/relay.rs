@@ -191,7 +191,7 @@ impl RelayStatus {
     /// Sets the holder of the lease, and when the lease ends.
     #[must_use]
     pub fn with_leader(mut self, leader: Option<(Uuid, DateTime<Utc>)>) -> Self {
-        self.leader = leader.map(|(holder, ends_at)| Leader { holder, ends_at });
+        self.leader = leader.map(|(holder, ends_at)| Leader { holder, started_at: started_at(holder), ends_at });
         self
     }
 }
@@ -202,8 +202,16 @@ impl RelayStatus {
 pub struct Leader {
     /// The holder, as it was given to [`acquire_lease`](RelayStore::acquire_lease).
     pub holder: Uuid,
+    /// When the run of the holder began, by the clock of its process. A [`Relay`](crate::Relay) has an id with that time; `None` for other ids.
+    pub started_at: Option<DateTime<Utc>>,
     /// When the lease ends unless the holder renews it, by the clock of the database.
     pub ends_at: DateTime<Utc>,
+}
+
+/// Returns the time in an id of version 7.
+fn started_at(holder: Uuid) -> Option<DateTime<Utc>> {
+    let (seconds, nanos) = holder.get_timestamp().filter(|_| holder.get_version_num() == 7)?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
 }
 
 /// Checks the name of a relay: 1 to 255 bytes without NUL. A [`RelayStore`] calls this before anything else.

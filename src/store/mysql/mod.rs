@@ -11,6 +11,7 @@
 
 mod archive;
 mod audit;
+mod blockers;
 mod check;
 mod connection;
 mod convert;

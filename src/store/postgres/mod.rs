@@ -6,6 +6,7 @@
 
 mod archive;
 mod audit;
+mod blockers;
 mod check;
 mod connection;
 mod error;
