@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use redb::WriteTransaction;
 use retell::store::{Deadline, DeadlineChange, DeadlineStore, driver};
-use retell::{AggregateId, BoxError, CorrelationId, EventId, ProjectionName, Result, async_trait};
+use retell::{AggregateId, BoxError, CorrelationId, EventId, ProjectionName, Result, async_trait, trace::TraceContext};
 use uuid::Uuid;
 
 use crate::file::{classify, corrupt};
@@ -13,8 +13,7 @@ use crate::rows::{Saved, key, number, rows};
 
 /// `deadline`, process, id -> key, name, time in microseconds, correlation id and cause, trace, attempts, last error. The index has `due`, process, time,
 /// id -> nothing.
-type Row = (AggregateId, String, i64, Causes, Option<retell::trace::TraceContext>, u32, String);
-type Causes = (Option<CorrelationId>, Option<EventId>);
+type Row = (AggregateId, String, i64, (Option<CorrelationId>, Option<EventId>), Option<TraceContext>, u32, String);
 
 #[async_trait]
 impl DeadlineStore for RedbReadModel {
@@ -56,8 +55,7 @@ impl DeadlineStore for RedbReadModel {
         let (process, error, until) = (process.clone(), error.to_owned(), until.timestamp_micros());
         let postpone = move |tx: &mut WriteTransaction| {
             let (mut rows, place) = (rows(tx)?, key!("deadline", process, id.to_string()));
-            let Some(row) = rows.remove::<Row>(&place)? else { return Ok(()) };
-            let (key, name, at, causes, trace, attempts, _) = row;
+            let Some((key, name, at, causes, trace, attempts, _)) = rows.remove::<Row>(&place)? else { return Ok(()) };
             rows.remove::<()>(&due(&process, at, id))?;
             rows.put(&due(&process, until, id), &())?;
             rows.put::<Row>(&place, &(key, name, until, causes, trace, attempts + 1, error))
@@ -92,7 +90,6 @@ fn due(process: &ProjectionName, at: i64, id: Uuid) -> String {
 
 fn parse(id: Uuid, (key, name, at, causes, trace, attempts, _): Row) -> Result<Deadline> {
     let mut deadline = Deadline::new(id, key, name, from_micros(at)?);
-    (deadline.correlation_id, deadline.causation_id) = causes;
-    (deadline.trace, deadline.attempts) = (trace, attempts);
+    ((deadline.correlation_id, deadline.causation_id), deadline.trace, deadline.attempts) = (causes, trace, attempts);
     Ok(deadline)
 }

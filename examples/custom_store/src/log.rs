@@ -36,7 +36,7 @@ type EventRow = (
 /// and after.
 ///
 /// Rows without a type of their own: `stream`, aggregate type, aggregate id, version -> version, position. `type`, event type, position ->
-/// position. `id`, event id -> position. `chain`, correlation id, position -> position. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
+/// position. `id`, event id -> position. `chain`, correlation id, position -> version, position. `claim`, scope, value -> the stream that holds the value. `head` -> position and time of the last event.
 type OutcomeRow = (CommitId, EventId, Fingerprint, Vec<(StreamId, (Version, Version))>);
 /// `snapshot`, aggregate type, aggregate id -> version, the event there, fingerprint, state.
 type SnapshotRow = (Version, EventId, u64, Bytes);
@@ -131,7 +131,7 @@ fn insert(rows: &mut RowsMut<'_>, recorded: RecordedEvent) -> Result<(), BoxErro
     rows.put(&key!(versions_of(&stream), number(version.get())), &(version, position))?;
     rows.put(&key!("type", event.event_type, at), &position)?;
     rows.put(&key!("id", event.id.to_string()), &position)?;
-    rows.put(&key!("chain", event.metadata.chain(event.id).to_string(), at), &position)?;
+    rows.put(&key!("chain", event.metadata.chain(event.id).to_string(), at), &(version, position))?;
     let content = (event.id, event.event_type, event.schema_version, event.codec.number(), event.payload);
     let place = (stream, version, recorded_at.timestamp_micros());
     rows.put::<EventRow>(&key!("event", at), &(place, content, (correlation_id, causation_id, json)))
@@ -222,19 +222,19 @@ impl EventReader for RedbStore {
 
     async fn read(&self, query: Query<'_>) -> Result<Page> {
         let limit = query.limit;
+        let listed = |index: String, after: u64| {
+            self.file.read("read a list of events", move |rows: &Saved| {
+                let found = rows.below::<(Version, Position)>(&index, &number(after))?.take(limit);
+                found.map(|row| at(rows, row?.1.1)).collect::<Result<_, BoxError>>().map(Page::found)
+            })
+        };
         match query.select {
             Select::Log { after, filter } => {
                 let filter = filter.clone();
                 self.file.read("read the log", move |rows| page(rows, after, limit, &filter)).await
             }
-            Select::Stream { stream, after } => {
-                let (stream, after) = (versions_of(stream), number(after.get()));
-                let read = move |rows: &Saved| {
-                    let versions = rows.below::<(Version, Position)>(&stream, &after)?.take(limit);
-                    versions.map(|row| at(rows, row?.1.1)).collect::<Result<_, BoxError>>().map(Page::found)
-                };
-                self.file.read("read a stream", read).await
-            }
+            Select::Stream { stream, after } => listed(versions_of(stream), after.get()).await,
+            Select::Chain { id, after } => listed(key!("chain", id.to_string()), after.get()).await,
             Select::Newest(event_type) => {
                 let event_type = key!("type", event_type);
                 let read = move |rows: &Saved| {
@@ -258,14 +258,6 @@ impl EventReader for RedbStore {
                     position.map(|position| at(rows, position)).collect::<Result<_, BoxError>>().map(Page::found)
                 };
                 self.file.read("find an event", read).await
-            }
-            Select::Chain { id, after } => {
-                let (chain, after) = (key!("chain", id.to_string()), number(after.get()));
-                let read = move |rows: &Saved| {
-                    let positions = rows.below::<Position>(&chain, &after)?.take(limit);
-                    positions.map(|row| at(rows, row?.1)).collect::<Result<_, BoxError>>().map(Page::found)
-                };
-                self.file.read("read a chain", read).await
             }
         }
     }
