@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::finding::{Examine, Finding};
-use crate::id::{AggregateId, AggregateType, Position};
+use crate::id::{AggregateId, AggregateType, Position, StreamId};
 use crate::store::log::inspect::Inspect;
 use crate::store::log::seal::Seal;
 use crate::store::memory::log::MemoryStore;
@@ -22,8 +22,7 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
     ) -> Result<Option<Vec<AggregateId>>> {
         let state = self.log.read();
         let of_type = state.snapshots.keys().filter(|stream| stream.aggregate_type() == aggregate_type);
-        let mut ids: Vec<_> =
-            of_type.map(|stream| stream.aggregate_id()).filter(|id| Some(*id) > after).cloned().collect();
+        let mut ids: Vec<_> = of_type.map(StreamId::aggregate_id).filter(|id| Some(*id) > after).cloned().collect();
         ids.sort_unstable();
         ids.truncate(limit);
         Ok(Some(ids))
