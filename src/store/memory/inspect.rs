@@ -42,8 +42,7 @@ impl<T: Send + Sync + 'static> Inspect for MemoryStore<T> {
     ) -> Result<Option<Vec<AggregateId>>> {
         let state = self.log.read();
         let of_type = state.snapshots.keys().filter(|stream| stream.aggregate_type() == aggregate_type);
-        let mut ids: Vec<_> =
-            of_type.map(|stream| stream.aggregate_id()).filter(|id| Some(*id) > after).cloned().collect();
+        let mut ids: Vec<_> = of_type.map(StreamId::aggregate_id).filter(|id| Some(*id) > after).cloned().collect();
         ids.sort_unstable();
         ids.truncate(limit);
         Ok(Some(ids))

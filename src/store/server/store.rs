@@ -50,67 +50,6 @@ macro_rules! log_ports {
                     self.reader.size().await.map(Some)
                 }
 
-                async fn registered_shapes(&self) -> Result<Vec<RegisteredShape>> {
-                    let reader = &self.reader;
-                    reader.connections.repeat("list the registered shapes", || reader.registered_shapes()).await
-                }
-
-                async fn next_event_type(&self, after: Option<&EventType>) -> Result<Option<EventType>> {
-                    let reader = &self.reader;
-                    reader.connections.repeat("find an event type", || reader.next_event_type(after)).await
-                }
-
-                fn watch_head(&self) -> watch::Receiver<Position> {
-                    self.writer.watch_head()
-                }
-            }
-
-            #[async_trait]
-            impl EventStore for $store {
-                async fn append(&self, append: Append) -> Result<Appended> {
-                    append.check(self.max_payload)?;
-                    self.kinds.check(&append)?;
-                    self.writer.connections.check_free()?;
-                    // Pinned here: the future holds the append, and each call that it passes through would copy it.
-                    let appended = pin!(self.commits.append(append));
-                    // The limit includes the wait for earlier commits.
-                    self.writer.connections.call("append", appended).await
-                }
-
-                async fn find_by_key(&self, key: &IdempotencyKey) -> Result<Option<KeyedOutcome>> {
-                    let writer = &self.writer;
-                    writer.connections.repeat("look up an idempotency key", || writer.find_by_key(key)).await
-                }
-
-                async fn holder(&self, scope: &ClaimScope, value: &ClaimValue) -> Result<Option<StreamId>> {
-                    let writer = &self.writer;
-                    writer.connections.repeat("look up a unique value", || writer.holder(scope, value)).await
-                }
-
-                async fn save_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<()> {
-                    let writer = &self.writer;
-                    writer
-                        .connections
-                        .repeat("save a snapshot", || writer.save_snapshot(stream, snapshot.clone()))
-                        .await
-                }
-
-                async fn register_shapes(&self, shapes: &[RegisteredShape]) -> Result<()> {
-                    let writer = &self.writer;
-                    writer.connections.repeat("register shapes", || writer.register_shapes(shapes)).await
-                }
-
-                async fn close(&self) -> Result<()> {
-                    self.commits.close().await;
-                    self.writer.close().await;
-                    self.models.close().await;
-                    Ok(())
-                }
-            }
-        };
-    };
-}
-
                 async fn blockers(&self, limit: usize) -> Result<Vec<Blocker>> {
                     let reader = &self.reader;
                     reader.connections.repeat("find the sessions that block the log", || reader.blockers(limit)).await
@@ -176,5 +115,3 @@ macro_rules! log_ports {
         };
     };
 }
-
-pub(crate) use log_ports;

@@ -58,17 +58,17 @@ impl Server<'_> {
             found.push(Finding::new(id, severity, seen).breaks(breaks).remedy(remedy));
         };
         // A read model continues from the checkpoint that it lost together with its rows.
-        let (loss, loses) = match self.kept {
+        let (severity, harm) = match self.kept {
             Kept::Events => (Severity::Broken, "a crash loses events that were acknowledged"),
             Kept::Models => (Severity::Info, REPEATED),
         };
         if value("innodb_flush_log_at_trx_commit") != "1" {
             let seen = format!("innodb_flush_log_at_trx_commit is {}", value("innodb_flush_log_at_trx_commit"));
-            add("flush-log-off", loss, seen, loses, "SET GLOBAL innodb_flush_log_at_trx_commit = 1;");
+            add("flush-log-off", severity, seen, harm, "SET GLOBAL innodb_flush_log_at_trx_commit = 1;");
         }
         if is_on("log_bin") && value("sync_binlog") != "1" {
             let seen = format!("the server writes a binary log, and sync_binlog is {}", value("sync_binlog"));
-            add("sync-binlog-off", loss, seen, loses, "SET GLOBAL sync_binlog = 1;");
+            add("sync-binlog-off", severity, seen, harm, "SET GLOBAL sync_binlog = 1;");
         }
         if value("innodb_doublewrite") == "OFF" {
             let breaks = "a crash of the machine in the middle of a write damages the database";
