@@ -115,3 +115,5 @@ macro_rules! log_ports {
         };
     };
 }
+
+pub(crate) use log_ports;
