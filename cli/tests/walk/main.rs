@@ -23,6 +23,7 @@ use deployment::Deployment;
 use page::Page;
 use process::Shop;
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use tool::Tool;
 
 /// The first orders: customer, date, number of CDs and dollars.
@@ -31,6 +32,8 @@ const ORDERS: [&str; 3] = [" 00001 19970101  1   11.77", " 00002 19970112  1   1
 /// Two orders for more than a rule of the database allows.
 const EXPENSIVE: &str = " 00003 19970102  2  150.50";
 const POISON: &str = " 00004 19970101  2  299.33";
+
+const BLOCKED: &str = " 00007 19970101  1   14.96";
 
 const OTHER: &str = " 00005 19970101  3   21.00";
 const LATER: &str = " 00006 19970101  1   16.99";
@@ -101,6 +104,19 @@ async fn the_guide_answers_each_question() {
     until(&tool, is_idle);
     page.shows(&tool, &["audit"], 0);
 
+    let orders = [&orders[..], &[BLOCKED]].concat();
+    let mut session = PgConnection::connect(&shop.store).await.unwrap();
+    let hold = "BEGIN; SELECT pg_advisory_xact_lock(retell.lane_key(), 64)";
+    sqlx::raw_sql(hold).execute(&mut session).await.unwrap();
+    let mut api = shop.start("api", &orders);
+    let status = || tool.run(["status", "--timeout", "5", "--json"]).stdout;
+    // The registration, the order and the payment.
+    wait(|| data(&status())["unsequenced"] == 3, status);
+    page.shows(&tool, &["status", "--timeout", "5"], 1);
+    sqlx::raw_sql("ROLLBACK").execute(&mut session).await.unwrap();
+    until(&tool, is_idle);
+    api.kill();
+
     worker.kill();
     let orders = [&orders[..], &[LATER]].concat();
     sell(&shop, &tool, &orders);
@@ -110,6 +126,7 @@ async fn the_guide_answers_each_question() {
     until(&tool, is_idle);
 
     page.shows(&tool, &["doctor"], 0);
+    page.shows(&tool, &["seal"], 0);
     page.shows(&tool, &["verify"], 0);
     stop(worker);
     stop(relay);
@@ -117,9 +134,11 @@ async fn the_guide_answers_each_question() {
     shop.run("ALTER TABLE retell.events DISABLE TRIGGER ALL; DELETE FROM retell.events WHERE aggregate_id = 'order-5'")
         .await;
     page.shows(&tool, &["verify"], 1);
+    let set_back =
+        ["doctor", "--after-restore", "--set-back", "--reason", "restored last night", "--as", "ada", "--yes"];
     let restored = Tool::at(shop.backup()).with_models(&shop.store);
     page.shows(&restored, &["doctor", "--after-restore"], 1);
-    page.shows(&restored, &["doctor", "--after-restore", "--set-back", "--yes"], 0);
+    page.shows(&restored, &set_back, 0);
 
     shop.remove().await;
     page.end();
@@ -158,7 +177,13 @@ fn stop(shop: Shop) {
 /// Waits until the status is so.
 fn until(tool: &Tool, is_so: impl Fn(&Value) -> bool) {
     let status = || tool.run(["status", "--json"]).stdout;
-    wait(|| is_so(&serde_json::from_str::<Value>(&status()).unwrap()["data"]), status);
+    // While the log is blocked, there is no more than who blocks it.
+    let is_so = |status: &Value| !status["head"].is_null() && is_so(status);
+    wait(|| is_so(&data(&status())), status);
+}
+
+fn data(answer: &str) -> Value {
+    serde_json::from_str::<Value>(answer).unwrap()["data"].take()
 }
 
 fn wait(is_so: impl Fn() -> bool, seen: impl Fn() -> String) {

@@ -68,6 +68,7 @@ fn quoted(argument: &&str) -> String {
 /// Replaces what differs between two runs: ids, the numbers of sessions, ports and attempts, and what `steady` replaces.
 fn comparable(text: &str) -> String {
     let ids = Regex::new("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap().replace_all(text, "<id>").into_owned();
+    let ids = Regex::new("[0-9a-f]{64}").unwrap().replace_all(&ids, "<digest>").into_owned();
     let ports = Regex::new(r"127\.0\.0\.1:\d+").unwrap().replace_all(&ids, "<address>").into_owned();
     let sessions = Regex::new(r"session \d+").unwrap().replace_all(&ports, "session <number>").into_owned();
     let attempts =

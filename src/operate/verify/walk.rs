@@ -91,7 +91,11 @@ impl Walk {
 
     fn skip_to(&self, position: u64, found: &mut Found) {
         if position > self.due {
-            let missing = Fault::new(FaultId::EventMissing, format!("{} events are missing", position - self.due));
+            let what = match position - self.due {
+                1 => "1 event is missing".to_owned(),
+                events => format!("{events} events are missing"),
+            };
+            let missing = Fault::new(FaultId::EventMissing, what);
             found.add(missing.with_positions(Position::new(self.due), Position::new(position - 1)));
         }
     }
