@@ -147,9 +147,9 @@ impl Problem {
     /// Returns the problems that a task reports itself.
     pub(super) fn of_status(part: &str, status: &Status) -> Vec<Self> {
         let waits = status.waits.iter().filter_map(|waiting| Self::of_wait(part, waiting));
-        let parked = status.parked.map(|parked| {
-            Self::new(part, Cause::Parked, parked.since, Some(format!("{} aggregates", parked.aggregates)))
-        });
+        let parked = status
+            .parked
+            .map(|parked| Self::new(part, Cause::Parked, parked.since, Some(parked.aggregates.to_string())));
         waits.chain(parked).collect()
     }
 

@@ -217,7 +217,7 @@ impl State {
         let (cause, since, detail) = match self {
             Self::Frozen { since } => (Cause::Frozen, since, None),
             Self::Failed { since, error, .. } => (Cause::Failed, since, Some(error.clone())),
-            Self::Behind { events, since } => (Cause::Behind, since, Some(format!("{events} events"))),
+            Self::Behind { events, since } => (Cause::Behind, since, Some(format!("lag of {events}"))),
             Self::Stuck { position, head, since, .. } => {
                 (Cause::Stuck, since, Some(format!("at position {position}, the log is at {head}")))
             }

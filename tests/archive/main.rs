@@ -9,4 +9,3 @@ mod hostile;
 mod live;
 mod refused;
 mod rounds;
-mod speed;

@@ -36,12 +36,15 @@ pub(super) async fn answer(session: &Session, limits: &Status) -> Result<Answer,
 
 /// Returns the answer while the end of the log cannot be read.
 fn blocked_answer(blocked: &Blocked) -> Result<Answer, Failure> {
-    let commits = count(blocked.unsequenced, "commit");
     let mut page = Page::default();
     page.line(format!("{} without a position; the end of the log cannot be read", blocked.unsequenced));
     blockers(&mut page, &blocked.blockers);
-    let text = format!("{commits} have no position: end the transaction of a session that blocks them");
+    let text = format!("{}: end the transaction of a session that blocks the log", waiting(blocked.unsequenced));
     Answer::new(blocked, page, vec![Diagnostic::finding("blocked", text)])
+}
+
+fn waiting(commits: u64) -> String {
+    format!("{} {} no position", count(commits, "commit"), if commits == 1 { "has" } else { "have" })
 }
 
 fn blockers(page: &mut Page, blockers: &List<Blocker>) {
@@ -56,13 +59,13 @@ fn blockers(page: &mut Page, blockers: &List<Blocker>) {
 fn findings(report: &Report, limits: &Status) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     if report.unsequenced > MAX_UNSEQUENCED {
-        let text = format!("{} have no position: an open transaction blocks them", count(report.unsequenced, "commit"));
+        let text = format!("{}: an open transaction blocks the log", waiting(report.unsequenced));
         found.push(Diagnostic::finding("unsequenced", text));
     }
     // Each read of a log gives commits their positions, so an older transaction blocks them.
     found.extend(report.blockers.items.iter().filter(|each| each.seconds > limits.max_age).map(|each| {
-        let (commits, age) = (count(report.unsequenced, "commit"), age(each.seconds));
-        let text = format!("session {} has a transaction open for {age}: {commits} have no position", each.session);
+        let (commits, age) = (waiting(report.unsequenced), age(each.seconds));
+        let text = format!("session {} has a transaction open for {age}: {commits}", each.session);
         Diagnostic::finding("blocked", text)
     }));
     for relay in report.relays.iter().flat_map(|relays| &relays.items) {

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../../tests/support/databases.rs"]
-#[allow(dead_code, unused_imports, reason = "the tool needs its type")]
 mod databases;
 mod deployment;
 mod page;
@@ -22,6 +21,9 @@ use std::time::{Duration, Instant};
 use deployment::Deployment;
 use page::Page;
 use process::Shop;
+use retell::event::NewEvent;
+use retell::store::{Append, EventStore};
+use retell::{Codec, EventId, EventType, ExpectedVersion, PostgresStore, StreamId};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use tool::Tool;
@@ -32,8 +34,6 @@ const ORDERS: [&str; 3] = [" 00001 19970101  1   11.77", " 00002 19970112  1   1
 /// Two orders for more than a rule of the database allows.
 const EXPENSIVE: &str = " 00003 19970102  2  150.50";
 const POISON: &str = " 00004 19970101  2  299.33";
-
-const BLOCKED: &str = " 00007 19970101  1   14.96";
 
 const OTHER: &str = " 00005 19970101  3   21.00";
 const LATER: &str = " 00006 19970101  1   16.99";
@@ -104,18 +104,19 @@ async fn the_guide_answers_each_question() {
     until(&tool, is_idle);
     page.shows(&tool, &["audit"], 0);
 
-    let orders = [&orders[..], &[BLOCKED]].concat();
     let mut session = PgConnection::connect(&shop.store).await.unwrap();
     let hold = "BEGIN; SELECT pg_advisory_xact_lock(retell.lane_key(), 64)";
     sqlx::raw_sql(hold).execute(&mut session).await.unwrap();
-    let mut api = shop.start("api", &orders);
-    let status = || tool.run(["status", "--timeout", "5", "--json"]).stdout;
-    // The registration, the order and the payment.
-    wait(|| data(&status())["unsequenced"] == 3, status);
+    // Another program that writes to the log. The shop itself waits for the end of the log before it sells.
+    let log = PostgresStore::connect(&shop.store).await.unwrap();
+    let opened =
+        NewEvent::stored(EventId::generate(), EventType::new("till.opened").unwrap(), 1, Codec::Json, "{}".into());
+    let till = StreamId::parse("till", "1").unwrap();
+    log.append(Append::new(till, ExpectedVersion::Any, vec![opened])).await.unwrap();
     page.shows(&tool, &["status", "--timeout", "5"], 1);
     sqlx::raw_sql("ROLLBACK").execute(&mut session).await.unwrap();
     until(&tool, is_idle);
-    api.kill();
+    log.close().await.unwrap();
 
     worker.kill();
     let orders = [&orders[..], &[LATER]].concat();
