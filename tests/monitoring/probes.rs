@@ -161,6 +161,7 @@ fn blocked_thread_is_not_alive() {
 
 #[tokio::test(start_paused = true)]
 async fn tasks_that_rest_are_alive_for_however_long() {
+    let _alone = ALONE.lock().await;
     let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
     let (projection, ..) = troubled();
     append(&log).await;
@@ -216,6 +217,7 @@ impl Process for Quiet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn store_that_does_not_answer_is_not_ready() {
+    let _alone = ALONE.lock().await;
     let database = Database::postgres().await;
     let Place::Postgres(url) = &database.place else { unreachable!() };
     let (log, models) = (PostgresStore::connect(url).await.unwrap(), MemoryReadModel::new());
@@ -240,6 +242,7 @@ async fn store_that_does_not_answer_is_not_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_behind_a_deploy_is_not_ready() {
+    let _alone = ALONE.lock().await;
     let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
     let (projection, ..) = troubled();
     let name = ProjectionName::new("troubled").unwrap();
@@ -307,6 +310,7 @@ async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn example_answers_probes_over_http() {
+    let _alone = ALONE.lock().await;
     let (log, models) = (MemoryStore::new(), MemoryReadModel::new());
     let (projection, hangs, _) = troubled();
     let worker = Worker::new(projection, log.clone(), models.clone()).with_options(patient());

@@ -178,7 +178,7 @@ fn stop(shop: Shop) {
 /// Waits until the status is so.
 fn until(tool: &Tool, is_so: impl Fn(&Value) -> bool) {
     let status = || tool.run(["status", "--json"]).stdout;
-    // While the log is blocked, there is no more than who blocks it.
+    // While the log is blocked, the answer has only its blockers.
     let is_so = |status: &Value| !status["head"].is_null() && is_so(status);
     wait(|| is_so(&data(&status())), status);
 }
