@@ -130,6 +130,7 @@ async fn task_whose_handler_does_not_return_is_frozen() {
 
 #[test]
 fn blocked_thread_is_not_alive() {
+    let _alone = ALONE.blocking_lock();
     let (tell, told) = channel();
     let (release, blocks) = channel();
     let program = std::thread::spawn(move || {
