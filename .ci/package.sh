@@ -28,6 +28,6 @@ check() {
 rm -f target/package/*.crate
 cargo package --quiet --allow-dirty --no-verify -p retell-macros -p retell
 check retell-macros '' 60
-check retell '|CHANGELOG\.md|examples/[a-z_]+\.rs|migrations/.+\.sql|src/docs/.+\.(md|svg)' 900
+check retell '|CHANGELOG\.md|examples/[a-z_]+\.rs|migrations/.+\.sql|src/docs/.+\.(md|svg)' 1000
 # Compiles each package against the other, as the registry would serve them, including uncommitted changes.
 cargo publish --quiet --dry-run --allow-dirty -p retell-macros -p retell
