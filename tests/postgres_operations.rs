@@ -25,6 +25,8 @@ use retell::{
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use server::{Disk, Place, Server, TIMEOUT, program, run};
@@ -79,6 +81,23 @@ fn restore(dump: &TempDir) -> Server {
     psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(dump.path().join("dump.sql")).arg(server.url());
     run(&mut psql);
     server
+}
+
+/// With TLS, the driver takes the end of the connection for an answer.
+#[tokio::test]
+async fn server_that_closes_new_connections_is_tried_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let closes = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // The request for TLS has eight bytes.
+            drop(socket.read_exact(&mut [0; 8]).await);
+        }
+    });
+    let error = PostgresStore::connect(&format!("postgres://ada@{address}/shop")).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    closes.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::io;
 use sqlx::mysql::MySqlDatabaseError;
 
 use crate::error::{Error, ErrorKind, chain};
+use crate::store::server::fault::is_lost_in_handshake;
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
@@ -36,6 +37,7 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => {
             ErrorKind::Transient(attempt)
         }
+        _ if is_lost_in_handshake(error) => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
         sqlx::Error::Configuration(problem) if problem.to_string().contains("RSA") => {
             ErrorKind::Invalid(NEEDS_TLS.into())

@@ -6,7 +6,7 @@ use sqlx::{MySql, MySqlConnection, Pool};
 
 use crate::store::mysql::error::{is_ended, is_read_only, number};
 use crate::store::mysql::session;
-use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
+use crate::store::server::fault::{Fault, Orphan, Server, is_lost, is_lost_in_handshake};
 
 #[async_trait]
 impl Server for MySql {
@@ -21,6 +21,7 @@ impl Server for MySql {
         match (error, number(error)) {
             (sqlx::Error::Io(error), _) if is_lost(error) => Fault::Ended,
             (sqlx::Error::BeginFailed, _) => Fault::Ended,
+            (error, _) if is_lost_in_handshake(error) => Fault::Ended,
             (_, Some(number)) if is_read_only(number) => Fault::ReadOnly,
             (_, Some(number)) if is_ended(number) => Fault::Ended,
             _ => Fault::Other,

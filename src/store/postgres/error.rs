@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSeverity};
 use sqlx::{PgConnection, Pool, Postgres};
 
 use crate::error::{Error, ErrorKind};
-use crate::store::server::fault::{Fault, Orphan, Server, is_lost};
+use crate::store::server::fault::{Fault, Orphan, Server, is_lost, is_lost_in_handshake};
 use crate::store::server::inline;
 use crate::store::server::rounds::Refusal;
 
@@ -30,6 +30,7 @@ fn kind(error: &sqlx::Error, attempt: &str) -> ErrorKind {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => {
             ErrorKind::Transient(attempt)
         }
+        _ if is_lost_in_handshake(error) => ErrorKind::Transient(attempt),
         sqlx::Error::PoolClosed => ErrorKind::Closed("the store"),
         sqlx::Error::Configuration(problem) => ErrorKind::Invalid(problem.to_string()),
         // The backend has ended, and the outcome is unknown: one that fails to write the log for a commit reports a full disk, and the
@@ -55,7 +56,7 @@ impl Server for Postgres {
         match error {
             sqlx::Error::Io(error) if is_lost(error) => Fault::Ended,
             sqlx::Error::BeginFailed => Fault::Ended,
-            _ if is_end_of_session(error) => Fault::Ended,
+            _ if is_end_of_session(error) || is_lost_in_handshake(error) => Fault::Ended,
             _ if code(error).as_deref() == Some("25006") => Fault::ReadOnly,
             _ => Fault::Other,
         }

@@ -68,3 +68,31 @@ impl Fault {
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::ConnectionRefused)
 }
+
+/// Returns whether the server has closed a connection while it was set up with TLS. The driver takes the missing answer of PostgreSQL for a
+/// zero, and wraps the error of the handshake.
+pub(crate) fn is_lost_in_handshake(error: &sqlx::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        sqlx::Error::Protocol(problem) => problem.contains("SSLRequest: 0x00"),
+        // A certificate that is refused is invalid data.
+        sqlx::Error::Tls(problem) => problem.downcast_ref().is_some_and(|error: &io::Error| {
+            matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_connection_is_told_from_a_refused_certificate() {
+        let wrapped = |kind: io::ErrorKind| sqlx::Error::Tls(io::Error::from(kind).into());
+        assert!(is_lost_in_handshake(&wrapped(io::ErrorKind::UnexpectedEof)));
+        assert!(!is_lost_in_handshake(&wrapped(io::ErrorKind::InvalidData)));
+        let answer = |byte: &str| sqlx::Error::Protocol(format!("unexpected response from SSLRequest: {byte}"));
+        assert!(is_lost_in_handshake(&answer("0x00")) && !is_lost_in_handshake(&answer("0x45")));
+    }
+}
