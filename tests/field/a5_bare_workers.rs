@@ -357,7 +357,11 @@ async fn worker_continues_when_a_full_file_has_room() {
     drop(SqliteReadModel::open(&models).await.unwrap());
     let db = retell::rusqlite::Connection::open(&models).unwrap();
     db.execute_batch("CREATE TABLE junk (text BLOB); INSERT INTO junk VALUES (zeroblob(900000))").unwrap();
-    let limit = SqliteOptions::new().with_max_file_bytes(1_100_000);
+    let bytes: u64 = db
+        .query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |row| row.get(0))
+        .unwrap();
+    // Room for some of the rows.
+    let limit = SqliteOptions::new().with_max_file_bytes(bytes + 2 * 4_096);
     let models = SqliteReadModel::open_with(&models, limit).await.unwrap();
     let options = options().with_batch_events(10);
     let worker = Worker::view(Shelves, store.clone(), models.clone()).with_options(options);
@@ -369,7 +373,10 @@ async fn worker_continues_when_a_full_file_has_room() {
             tokio::time::sleep(Duration::from_millis(200)).await;
             before.get() > 0 && *applied.borrow() == before
         };
-        while !still().await {}
+        let full = async { while !still().await {} };
+        tokio::time::timeout(Duration::from_mins(5), full)
+            .await
+            .expect("the worker stands still when the file is full");
         assert!(applied.borrow().get() < 100, "the file is full");
         db.execute_batch("DELETE FROM junk").unwrap();
         applied.clone().wait_for(|applied| applied.get() == 100).await.unwrap();

@@ -209,6 +209,8 @@ async fn deadlines_come_after_a_wrong_time() {
 /// Adds the event that a process with a clock 70 years ahead would append to the stream `a`.
 const FUTURE_EVENT_ON_SQLITE: &str = "
     INSERT INTO retell_events
+        (position, event_id, aggregate_type, aggregate_id, version, event_type, schema_version, codec, recorded_at, correlation_id, causation_id,
+        metadata, payload)
     SELECT (SELECT max(position) + 1 FROM retell_events), randomblob(16), aggregate_type, aggregate_id, version + 1, event_type,
         schema_version, codec, (unixepoch() + 70 * 31557600) * 1000000, correlation_id, causation_id, metadata, payload
     FROM retell_events WHERE aggregate_id = 'a' ORDER BY version DESC LIMIT 1";
