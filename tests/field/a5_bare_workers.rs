@@ -371,9 +371,7 @@ async fn worker_continues_when_a_full_file_has_room() {
             before.get() > 0 && *applied.borrow() == before
         };
         let full = async { while !still().await {} };
-        tokio::time::timeout(Duration::from_mins(5), full)
-            .await
-            .expect("the worker stands still when the file is full");
+        tokio::time::timeout(Duration::from_mins(5), full).await.expect("the worker stops at the full file");
         assert!(applied.borrow().get() < 100, "the file is full");
         db.execute_batch("DELETE FROM junk").unwrap();
         applied.clone().wait_for(|applied| applied.get() == 100).await.unwrap();
