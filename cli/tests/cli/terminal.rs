@@ -16,7 +16,8 @@ fn on_terminal(tool: &Tool, arguments: &[&str], environment: &[(&str, &str)], in
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
     script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    // `CI` says that a machine shows colors even if its `TERM` does not.
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
         script.env_remove(variable);
     }
     script.env("TERM", "xterm");
