@@ -406,7 +406,7 @@ fn names(known: &[impl fmt::Display]) -> String {
 
 fn not_migrated(found: u32, known: u32) -> String {
     if found == 0 {
-        return "there is no log and no read model: check the place, or start the program that creates them".to_owned();
+        return "there is no log and no read model: check the place, or create them with `retell migrate`".to_owned();
     }
     format!(
         "the store has schema {found}, which is not that of this release ({known}): start a program of this release"

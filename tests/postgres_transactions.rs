@@ -14,7 +14,8 @@ use retell::store::postgres::{PostgresOptions, PostgresStore};
 use retell::store::{Append, Appended};
 use retell::testing::store::{events, stream};
 use retell::{
-    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position, Version,
+    ErrorKind, EventReader, EventReaderExt, EventStore, ExpectedVersion, Filter, IdempotencyKey, Position,
+    PostgresReadModel, Version,
 };
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -483,6 +484,16 @@ async fn events_are_immutable() {
         assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("23001"), "{change}");
     }
     assert_eq!(log(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn records_of_operators_are_never_emptied() {
+    let (pool, options) = postgres::fresh().await;
+    let _models = PostgresReadModel::open_with(pool.clone(), options).await.unwrap();
+    for change in ["TRUNCATE skipped", "TRUNCATE audit"] {
+        let error = pool.execute(change).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("23001"), "{change}");
+    }
 }
 
 #[tokio::test]

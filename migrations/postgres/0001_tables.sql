@@ -225,8 +225,12 @@ END
 $$;
 CREATE TRIGGER skipped_no_change BEFORE UPDATE OR DELETE ON {schema}.skipped
     FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change_of_record();
+CREATE TRIGGER skipped_no_truncate BEFORE TRUNCATE ON {schema}.skipped
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.refuse_change_of_record();
 CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON {schema}.audit
     FOR EACH ROW EXECUTE FUNCTION {schema}.refuse_change_of_record();
+CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON {schema}.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.refuse_change_of_record();
 
 -- The progress of each projection with order per aggregate, for each aggregate. A worker locks the row while it applies events of the
 -- aggregate. The fill factor leaves room for new versions of the row, one per change.

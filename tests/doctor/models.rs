@@ -19,6 +19,12 @@ async fn problems_of_a_postgres_are_found() {
             "ALTER TABLE retell.audit ENABLE TRIGGER audit_no_change; DROP TRIGGER skipped_no_change ON retell.skipped",
             "trigger-missing",
         ),
+        (
+            "CREATE TRIGGER skipped_no_change BEFORE UPDATE OR DELETE ON retell.skipped
+                FOR EACH ROW EXECUTE FUNCTION retell.refuse_change_of_record();
+             DROP TRIGGER audit_no_truncate ON retell.audit",
+            "trigger-missing",
+        ),
     ] {
         database.place.run(sql).await;
         expect(&models, &[id]).await;
@@ -29,8 +35,8 @@ async fn problems_of_a_postgres_are_found() {
     database
         .place
         .run(&format!(
-            "CREATE TRIGGER skipped_no_change BEFORE UPDATE OR DELETE ON retell.skipped
-                FOR EACH ROW EXECUTE FUNCTION retell.refuse_change_of_record();
+            "CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON retell.audit
+                FOR EACH STATEMENT EXECUTE FUNCTION retell.refuse_change_of_record();
              ALTER DATABASE {name} SET synchronous_commit = off;
              CREATE ROLE {role} LOGIN PASSWORD 'secret'; GRANT USAGE ON SCHEMA retell TO {role};
              GRANT pg_read_all_stats TO {role};

@@ -29,8 +29,7 @@ pub(crate) async fn empty_database_is_refused_and_stays_empty(database: &Databas
     for command in ["status", "tail", "schema list", "parked list"] {
         let ran = Tool::of(&database.place).run(command.split(' '));
         assert_eq!((ran.exit, ran.stdout.as_str()), (2, ""), "{ran:?}");
-        let said =
-            "error: there is no log and no read model: check the place, or start the program that creates them\n";
+        let said = "error: there is no log and no read model: check the place, or create them with `retell migrate`\n";
         assert_eq!(ran.stderr, said);
     }
     assert_eq!(size(&database.place).await, before);

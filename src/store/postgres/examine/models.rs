@@ -26,11 +26,13 @@ impl Examine for PostgresReadModel {
     }
 }
 
-/// A row trigger before an update or delete has the type 27.
+/// A row trigger before an update or delete has the type 27, a statement trigger before a truncate has 34.
 const TRIGGERS: &str = "
     SELECT wanted.relation, wanted.name, t.tgenabled::text, coalesce(
         t.tgtype = wanted.type AND t.tgqual IS NULL AND p.proname = 'refuse_change_of_record' AND p.pronamespace = '{schema}'::regnamespace, false)
-    FROM (VALUES ('skipped', 'skipped_no_change', 27), ('audit', 'audit_no_change', 27)) AS wanted (relation, name, type)
+    FROM (VALUES
+        ('skipped', 'skipped_no_change', 27), ('skipped', 'skipped_no_truncate', 34),
+        ('audit', 'audit_no_change', 27), ('audit', 'audit_no_truncate', 34)) AS wanted (relation, name, type)
     LEFT JOIN pg_class c ON c.relname = wanted.relation AND c.relnamespace = '{schema}'::regnamespace
     LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = wanted.name
     LEFT JOIN pg_proc p ON p.oid = t.tgfoid";
