@@ -14,6 +14,7 @@ use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReader;
 use crate::store::log::token::Token;
+use crate::store::model::processors::ProcessorKind;
 use crate::store::model::read_model::ReadModel;
 
 /// Folds events into a read model.
@@ -87,6 +88,11 @@ pub trait Projection: Send + Sync + 'static {
         Filter::of::<Self::Event>()
     }
 
+    /// Returns the kind of the projection, for [`operate`](crate::operate). Views, reactions and processes run as projections, too.
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Projection
+    }
+
     /// Returns the wire shape of the states that the projection stores, if it is known; by default `None`. A view returns that of
     /// [`View::State`](crate::View::State).
     ///
@@ -148,6 +154,14 @@ impl<P: Projection> Projection for Arc<P> {
 
     fn filter(&self) -> Result<Filter> {
         (**self).filter()
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        (**self).kind()
+    }
+
+    fn state(&self) -> Option<Type> {
+        (**self).state()
     }
 
     async fn setup(&self, tx: &mut P::Tx) -> Result<(), BoxError> {

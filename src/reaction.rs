@@ -23,6 +23,7 @@ use crate::id::{Position, ProjectionName};
 use crate::projection::Projection;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::{EventReader, EventReaderExt};
+use crate::store::model::processors::ProcessorKind;
 use crate::store::model::read_model::ReadModel;
 
 pub(crate) use rate::Rate;
@@ -216,6 +217,10 @@ where
 
     fn filter(&self) -> Result<Filter> {
         self.reaction.filter()
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Reaction
     }
 
     async fn setup(&self, tx: &mut R::Tx) -> Result<(), BoxError> {

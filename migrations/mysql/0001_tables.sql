@@ -187,7 +187,7 @@ CREATE TABLE IF NOT EXISTS retell_processors (
     projection VARBINARY(255) NOT NULL,
     digest BINARY(32) NOT NULL, -- the SHA-256 hash of `declared`
     number BIGINT NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
-    declared LONGBLOB NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
+    declared LONGBLOB NOT NULL, -- JSON: its kind, the aggregate types, event types, and the shape of its states if it is known
     first_seen DATETIME(6) NOT NULL, -- UTC
     program LONGBLOB NOT NULL, -- text in UTF-8
     PRIMARY KEY (projection, digest)

@@ -167,7 +167,7 @@ CREATE TABLE {schema}.processors (
     projection text COLLATE "C" NOT NULL,
     digest bytea NOT NULL, -- the SHA-256 hash of `declared`
     number bigint NOT NULL, -- the count of changes in `checkpoints` with this registration: the newest release has the greatest
-    declared text NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
+    declared text NOT NULL, -- JSON: its kind, the aggregate types, event types, and the shape of its states if it is known
     first_seen timestamptz NOT NULL,
     program text NOT NULL,
     PRIMARY KEY (projection, digest)

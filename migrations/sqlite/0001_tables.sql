@@ -159,7 +159,7 @@ CREATE TABLE retell_processors (
     projection TEXT NOT NULL,
     digest BLOB NOT NULL, -- the SHA-256 hash of `declared`
     number INTEGER NOT NULL, -- the count of changes in `retell_checkpoints` with this registration: the newest release has the greatest
-    declared TEXT NOT NULL, -- JSON: the aggregate types, event types, and the shape of its states if it is known
+    declared TEXT NOT NULL, -- JSON: its kind, the aggregate types, event types, and the shape of its states if it is known
     first_seen INTEGER NOT NULL, -- microseconds since 1970
     program TEXT NOT NULL,
     PRIMARY KEY (projection, digest)

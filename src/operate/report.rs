@@ -9,7 +9,7 @@ use crate::store::log::relay::Leader;
 use crate::store::model::checkpoint::ProjectionState;
 use crate::store::model::interventions::Pause;
 use crate::store::model::parking::{Parked, ParkedState};
-use crate::store::model::processors::RegisteredProcessor;
+use crate::store::model::processors::{ProcessorKind, RegisteredProcessor};
 use crate::store::model::skipped::Skipped;
 
 /// The most relays in a [`Report`].
@@ -83,8 +83,7 @@ pub struct Report {
     pub relays: Option<List<RelayPlace>>,
     /// The projections, views, reactions and processes of the read models, by name.
     pub processors: List<Processor>,
-    /// The views among these processors that have had more than one generation. A view that was never rebuilt has only generation 1, and
-    /// is listed only as a processor.
+    /// The views among these processors.
     pub views: Vec<Generations>,
     /// The processes among these processors that have due deadlines.
     pub deadlines: Vec<Deadlines>,
@@ -154,6 +153,8 @@ pub enum Order {
 pub struct Processor {
     /// Its name.
     pub name: ProjectionName,
+    /// Its kind, in its newest release; `None` if no worker has registered it.
+    pub kind: Option<ProcessorKind>,
     /// How its events get into the read model.
     pub state: ProjectionState,
     /// The order in which it applies events.

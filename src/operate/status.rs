@@ -19,6 +19,7 @@ use crate::store::log::relay::{RelayStatus, RelayStore};
 use crate::store::model::checkpoint::{ProjectionState, ProjectionStatus};
 use crate::store::model::deadlines::DeadlineStore;
 use crate::store::model::parking::ParkedState;
+use crate::store::model::processors::ProcessorKind;
 use crate::store::model::views::{ViewId, ViewStore};
 
 /// Reports how far the relays of `log` and the processors of `models` are, and what needs attention.
@@ -104,7 +105,7 @@ where
         items.push(processor(log, models, end, status).await?);
         deadlines.extend(due(models, at, &status.projection).await?);
     }
-    let views = views(models, listed.items.iter().map(|status| &status.projection)).await?;
+    let views = views(models, &items).await?;
     let Blocked { unsequenced, blockers } = blocked(log).await?;
     Ok(Report {
         at,
@@ -180,6 +181,7 @@ where
     releases.drain(..older);
     Ok(Processor {
         name: name.clone(),
+        kind: releases.last().map(|newest| newest.kind),
         state: status.state,
         order: if status.per_aggregate { Order::Aggregate } else { Order::Log },
         checkpoint: status.mark.position,
@@ -226,20 +228,21 @@ where
     Ok(oldest.map(|oldest| Deadlines { process: process.clone(), due, oldest }))
 }
 
-async fn views<'p, M>(models: &M, processors: impl Iterator<Item = &'p ProjectionName>) -> Result<Vec<Generations>>
+async fn views<M>(models: &M, processors: &[Processor]) -> Result<Vec<Generations>>
 where
     M: ViewStore + ?Sized,
 {
-    let mut views: BTreeMap<ProjectionName, Vec<ViewGeneration>> = BTreeMap::new();
-    for processor in processors {
-        let Some((view, generation)) = generation_of(processor) else { continue };
-        views.entry(view).or_default().push(ViewGeneration { generation, processor: processor.clone() });
+    let mut views: BTreeMap<ProjectionName, (bool, Vec<ViewGeneration>)> = BTreeMap::new();
+    for Processor { name, kind, .. } in processors {
+        let Some((view, generation)) = generation_of(name) else { continue };
+        let (is_view, generations) = views.entry(view).or_default();
+        *is_view |= *kind == Some(ProcessorKind::View) || generation != ViewId::FIRST;
+        generations.push(ViewGeneration { generation, processor: name.clone() });
     }
     let mut found = Vec::new();
-    for (view, mut generations) in views {
+    for (view, (is_view, mut generations)) in views {
         let live = models.live_generation(&view).await?;
-        let is_first = |one: &ViewGeneration| one.generation == ViewId::FIRST;
-        if live != ViewId::FIRST || !generations.iter().all(is_first) {
+        if is_view || live != ViewId::FIRST {
             generations.sort_by_key(|one| one.generation);
             found.push(Generations { view, live, generations });
         }

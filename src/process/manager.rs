@@ -33,6 +33,7 @@ use crate::store::log::event_store::EventStore;
 use crate::store::log::query::Filter;
 use crate::store::log::reader::EventReaderExt;
 use crate::store::model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
+use crate::store::model::processors::ProcessorKind;
 use crate::worker::Worker;
 use crate::worker::caught_up::CaughtUp;
 use crate::worker::options::WorkerOptions;
@@ -292,6 +293,10 @@ impl<P: Process, M: DeadlineStore> Projection for Following<P, M> {
 
     fn filter(&self) -> Result<Filter> {
         self.steps.process.filter()
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Process
     }
 
     fn state(&self) -> Option<Type> {

@@ -16,7 +16,6 @@ use crate::id::{Position, StreamId, ViewKey};
 use crate::rebuild::cache::{Cache, Change, Rows};
 use crate::rebuild::job::Job;
 use crate::rebuild::progress::Speed;
-use crate::shape::types::Type;
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::checkpoint::ProjectionState;
@@ -93,7 +92,7 @@ impl<'r, V: View, M: ViewStore + Clone> Build<'r, V, M> {
         }
         let mut build = Self {
             cache: Cache::new(job.view.clone(), Position::ZERO),
-            wanted: Wanted::by(id.projection().as_str(), job.view.filter()?, Some(&Type::of::<V::State>())),
+            wanted: Wanted::by(id.projection().as_str(), job.processor()?),
             job,
             id,
             kept: Mark::START,

@@ -13,7 +13,7 @@ use crate::shape::types::Type;
 use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::interventions::By;
-use crate::store::model::processors::RegisteredProcessor;
+use crate::store::model::processors::{ProcessorKind, RegisteredProcessor};
 use crate::store::model::views::{ViewId, ViewStore};
 use crate::view::View;
 
@@ -38,9 +38,15 @@ impl<V: View, M: ViewStore + Clone> Job<V, M> {
         Ok(())
     }
 
+    /// Returns the view as this program runs it.
+    pub(super) fn processor(&self) -> Result<RegisteredProcessor> {
+        let (filter, state) = (self.view.filter()?, Type::of::<V::State>());
+        Ok(RegisteredProcessor::of_this_program(ProcessorKind::View, filter, Some(&state)))
+    }
+
     /// Removes the registrations of releases whose states do not fit: none of their states is left.
     pub(super) async fn forget_other_states(&self, projection: &ProjectionName) -> Result<()> {
-        let own = RegisteredProcessor::of_this_program(self.view.filter()?, Some(&Type::of::<V::State>()));
+        let own = self.processor()?;
         for other in self.models.processors(projection).await? {
             if own.check_state(projection, std::slice::from_ref(&other)).is_err() {
                 self.models.forget_processor(projection, &other).await?;

@@ -42,7 +42,7 @@ pub use model::deadlines::{Deadline, DeadlineChange, DeadlineStore};
 pub use model::interventions::{Action, AuditEntry, By, Intervention, Pause};
 pub use model::listing::{HandledEvent, ProgressRow};
 pub use model::parking::{Parked, ParkedState, Parking, ParkingChange, Step};
-pub use model::processors::RegisteredProcessor;
+pub use model::processors::{ProcessorKind, RegisteredProcessor};
 pub use model::progress::{Progress, Seen, Turn};
 pub use model::pruning::{InboxPruning, ReactionStart};
 pub use model::read_model::{ReadModel, Work};

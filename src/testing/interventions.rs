@@ -19,7 +19,7 @@ use crate::id::{EventId, Position, ProjectionName, StreamId, Version};
 use crate::store::log::query::Filter;
 use crate::store::model::interventions::{Action, By, Intervention};
 use crate::store::model::parking::{Parked, ParkedState, ParkingChange, Step};
-use crate::store::model::processors::RegisteredProcessor;
+use crate::store::model::processors::{ProcessorKind, RegisteredProcessor};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::skipped::SkipState;
@@ -303,7 +303,7 @@ pub async fn a_turn_that_does_not_know_a_skip_changes_nothing<M: Counting>(model
 /// The records are in the order of the changes, and are read in pages.
 pub async fn each_change_has_its_record<M: Counting>(model: &M) {
     park(model, &totals(), "a").await;
-    let release = RegisteredProcessor::new(Filter::all(), Utc::now(), "shop");
+    let release = RegisteredProcessor::new(ProcessorKind::Projection, Filter::all(), Utc::now(), "shop");
     model.register_processor(&totals(), &release).await.expect("a release is registered");
     let changes = [
         Intervention::Pause,

@@ -11,7 +11,7 @@ use crate::id::{EventType, Position, ProjectionName, StreamId};
 use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::parking::Step;
-use crate::store::model::processors::RegisteredProcessor;
+use crate::store::model::processors::{ProcessorKind, RegisteredProcessor};
 use crate::store::model::progress::Turn;
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::testing::read_model::Counting;
@@ -24,7 +24,12 @@ fn totals() -> ProjectionName {
 fn release(event_types: &[&str], program: &str) -> RegisteredProcessor {
     let event_types = event_types.iter().map(|name| EventType::new(*name).expect("a valid name"));
     let first_seen = DateTime::from_timestamp_micros(1_700_000_000_123_456).expect("a time in range");
-    RegisteredProcessor::new(Filter::all().with_event_types(event_types), first_seen, program)
+    RegisteredProcessor::new(
+        ProcessorKind::Projection,
+        Filter::all().with_event_types(event_types),
+        first_seen,
+        program,
+    )
 }
 
 async fn changes(model: &impl ReadModel) -> u64 {

@@ -16,6 +16,7 @@ use crate::panics::catch;
 use crate::projection::Projection;
 use crate::shape::types::Type;
 use crate::store::log::query::Filter;
+use crate::store::model::processors::ProcessorKind;
 use crate::store::model::views::{Fields, ViewId, ViewPage, ViewRow, ViewStore};
 use crate::view::View;
 
@@ -67,6 +68,10 @@ impl<V: View, M: ViewStore> Projection for ViewProjection<V, M> {
     fn filter(&self) -> Result<Filter> {
         id(&self.view)?;
         self.view.filter()
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::View
     }
 
     fn state(&self) -> Option<Type> {

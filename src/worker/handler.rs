@@ -11,6 +11,7 @@ use crate::projection::Projection;
 use crate::registry::Registry;
 use crate::shape::types::Type;
 use crate::store::log::query::Filter;
+use crate::store::model::processors::ProcessorKind;
 
 /// The call of a projection with events that are decoded.
 pub(super) type Call<Tx> = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<(), BoxError>> + Send>;
@@ -24,6 +25,8 @@ pub(super) trait Handler<Tx: Send + ?Sized + 'static>: Send + Sync + 'static {
 
     /// Returns the events that it can decode. Empty if that is every event.
     fn events(&self) -> Result<Registry>;
+
+    fn kind(&self) -> ProcessorKind;
 
     /// Returns the wire shape of the states that it stores, if it is known.
     fn state(&self) -> Option<Type>;
@@ -53,6 +56,10 @@ impl<P: Projection> Handler<P::Tx> for P {
             EventTypes::Only(_) => Registry::new().with::<P::Event>(),
             EventTypes::All => Ok(Registry::new()),
         }
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        Projection::kind(self)
     }
 
     fn state(&self) -> Option<Type> {

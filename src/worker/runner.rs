@@ -25,6 +25,7 @@ use crate::store::log::mark::{changed, remembered_by};
 use crate::store::log::query::{Filter, Page};
 use crate::store::log::reader::{EventReader, EventReaderExt};
 use crate::store::model::parking::{Parked, ParkedState, Parking};
+use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
 use crate::trace::span::{self, within};
 use crate::worker::caught_up::CaughtUp;
@@ -167,11 +168,13 @@ impl<'w, M: ReadModel, O> Runner<'w, M, O> {
     pub(super) fn new(job: &'w Job<M>, order: O, mode: SubscriptionMode, stop: CancellationToken) -> Result<Self> {
         let name = ProjectionName::new(job.projection.name())?;
         let (broker, grown) = (job.broker.clone(), job.reader.watch_head());
-        let upcasts = UpcastMeter::new(job.projection.types().newest_versions());
+        let (projection, upcasts) = (&job.projection, UpcastMeter::new(job.projection.types().newest_versions()));
+        let state = projection.state();
+        let own = RegisteredProcessor::of_this_program(projection.kind(), projection.filter()?, state.as_ref());
         Ok(Self {
             job,
             order,
-            wanted: Wanted::by(name.as_str(), job.projection.filter()?, job.projection.state().as_ref()).into(),
+            wanted: Wanted::by(name.as_str(), own).into(),
             known_changes: 0,
             begins_after: Mark::START,
             applied: Mark::START,

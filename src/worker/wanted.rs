@@ -7,7 +7,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::RecordedEvent;
 use crate::id::{Position, ProjectionName};
 use crate::notice::{self, NoticeKind};
-use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::model::processors::RegisteredProcessor;
 use crate::store::model::read_model::ReadModel;
@@ -29,9 +28,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Creates the events of this release alone, for the projection `part`.
-    pub(crate) fn by(part: &str, filter: Filter, state: Option<&Type>) -> Self {
-        let own = RegisteredProcessor::of_this_program(filter, state);
+    /// Creates the events of this release alone, which runs `own` as the projection `part`.
+    pub(crate) fn by(part: &str, own: RegisteredProcessor) -> Self {
         Self {
             query: own.filter.clone(),
             own,

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use retell::event::NewEvent;
 use retell::operate::SealOptions;
-use retell::store::{RegisteredProcessor, RegisteredShape};
+use retell::store::{ProcessorKind, RegisteredProcessor, RegisteredShape};
 use retell::{
     Append, Appended, Claim, Codec, CorrelationId, DateTime, EventId, EventType, ExpectedVersion, Filter,
     IdempotencyKey, Metadata, StreamId, Uuid,
@@ -145,7 +145,7 @@ pub(crate) async fn fill(home: &Home) -> Appended {
     .await
     .unwrap();
     let filter = Filter::all().with_event_types([noted()]);
-    home.register("notes", &RegisteredProcessor::new(Filter::all(), then(2), "shop")).await;
-    home.register("notes", &RegisteredProcessor::new(filter, then(3), "shop")).await;
+    home.register("notes", &RegisteredProcessor::new(ProcessorKind::Projection, Filter::all(), then(2), "shop")).await;
+    home.register("notes", &RegisteredProcessor::new(ProcessorKind::Projection, filter, then(3), "shop")).await;
     appended
 }

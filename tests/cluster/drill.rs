@@ -224,7 +224,8 @@ impl Published {
         let is_waiting =
             |status: &Status| status.waits.iter().any(|waiting| waiting.on == Wait::Broker && waiting.error.is_some());
         let mut status = self.status.clone();
-        timeout(PATIENCE, status.wait_for(is_waiting)).await.unwrap().unwrap();
+        let waited = timeout(PATIENCE, status.wait_for(is_waiting)).await.map(drop);
+        assert!(waited.is_ok(), "published {}: {}", *self.position.borrow(), *self.status.borrow());
     }
 }
 

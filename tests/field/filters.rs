@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retell::prelude::*;
-use retell::store::RegisteredProcessor;
+use retell::store::{ProcessorKind, RegisteredProcessor};
 use retell::{ErrorKind, ParkingOptions, ProjectionName, RelayStore, Utc, ViewStore, WorkerOptions};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -294,7 +294,8 @@ impl<M: ViewStore> View for Overtaken<M> {
 
     fn key(&self, event: &Envelope<Placed>) -> Option<String> {
         if !self.is_registered.swap(true, Ordering::SeqCst) {
-            let newer = RegisteredProcessor::new(Filter::of::<Any>().unwrap(), Utc::now(), "newer");
+            let newer =
+                RegisteredProcessor::new(ProcessorKind::Projection, Filter::of::<Any>().unwrap(), Utc::now(), "newer");
             let registering = async { self.models.register_processor(&sales(), &newer).await.unwrap() };
             tokio::task::block_in_place(|| Handle::current().block_on(registering));
         }

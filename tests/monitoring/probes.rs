@@ -12,7 +12,7 @@ use std::time::Duration;
 use retell::app::{Answer, Cause, Health, HealthOptions, Probe};
 use retell::notice::{Notice, NoticeKind};
 use retell::prelude::*;
-use retell::store::{By, RegisteredProcessor};
+use retell::store::{By, ProcessorKind, RegisteredProcessor};
 use retell::{ParkingOptions, PostgresStore, ProjectionName, ReadModel, RelayOptions, Utc, WorkerOptions};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -248,7 +248,8 @@ async fn worker_behind_a_deploy_is_not_ready() {
     let (projection, ..) = troubled();
     let name = ProjectionName::new("troubled").unwrap();
     Worker::new(projection.clone(), log.clone(), models.clone()).catch_up().await.unwrap();
-    let newer = RegisteredProcessor::new(Filter::of::<Added>().unwrap(), Utc::now(), "newer");
+    let newer =
+        RegisteredProcessor::new(ProcessorKind::Projection, Filter::of::<Added>().unwrap(), Utc::now(), "newer");
     models.register_processor(&name, &newer).await.unwrap();
     log.append_events(("probe", "1"), ExpectedVersion::Any, [Added]).await.unwrap();
     let running = App::new(log, models).with_health(often()).projection(projection).start();

@@ -9,7 +9,7 @@ use retell::broker::rabbitmq::topology::{Channel, Topology};
 use retell::event::NewEvent;
 use retell::metrics::ALL;
 use retell::operate::ObserverOptions;
-use retell::store::{Appended, BatchAppend, GroupCommit, RegisteredProcessor};
+use retell::store::{Appended, BatchAppend, GroupCommit, ProcessorKind, RegisteredProcessor};
 use retell::testing::faulty::{Fault, FaultyBroker};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
@@ -264,7 +264,12 @@ fn worker_behind_a_deploy_says_so() {
         let running = [worker(&log, &models, &Fragile::default()).with_options(options)];
         while_running(&running, async {
             until(async || !models.processors(&fragile()).await.unwrap().is_empty()).await;
-            let newer = RegisteredProcessor::new(Filter::all().with_event_types(types), Utc::now(), "newer");
+            let newer = RegisteredProcessor::new(
+                ProcessorKind::Projection,
+                Filter::all().with_event_types(types),
+                Utc::now(),
+                "newer",
+            );
             models.register_processor(&fragile(), &newer).await.unwrap();
             let event = NewEvent::stored(EventId::generate(), replaced.clone(), 1, Codec::Json, "{}".into());
             log.append(Append::new(stream("1"), ExpectedVersion::Any, vec![event])).await.unwrap();

@@ -1,7 +1,7 @@
 //! Answers tell that there is more beyond a limit.
 
 use retell::operate::{self, MAX_DUE, MAX_PARKED, MAX_PROCESSORS, MAX_RELEASES};
-use retell::store::{Deadline, DeadlineChange, ParkedState, ParkingChange, RegisteredProcessor, Step};
+use retell::store::{Deadline, DeadlineChange, ParkedState, ParkingChange, ProcessorKind, RegisteredProcessor, Step};
 use retell::{AggregateId, EventType, Filter, MemoryStore, Position, ReadModel, RelayStore, Uuid};
 
 use crate::planted::{Log, Models, mark, name, nothing, parked, stream, then};
@@ -39,7 +39,10 @@ async fn lists_beyond_their_limits_are_truncated() {
     }
     for number in 0..=MAX_RELEASES {
         let filter = Filter::all().with_event_types([EventType::new(format!("event.{number:02}")).unwrap()]);
-        models.register_processor(&name("p000"), &RegisteredProcessor::new(filter, then(), "")).await.unwrap();
+        models
+            .register_processor(&name("p000"), &RegisteredProcessor::new(ProcessorKind::Projection, filter, then(), ""))
+            .await
+            .unwrap();
     }
     for number in 0..=operate::MAX_RELAYS {
         log.advance(&format!("r{number:03}"), Position::ZERO.into(), retell::Fence::ZERO).await.unwrap();

@@ -12,8 +12,8 @@ mod prune;
 mod stream;
 mod why;
 
-use retell::operate;
-use retell::store::ProjectionState;
+use retell::store::{ProcessorKind, ProjectionState, RegisteredProcessor};
+use retell::{Filter, operate};
 use serde_json::Value;
 
 use databases::{Database, Place};
@@ -67,6 +67,7 @@ macro_rules! on_each_store {
 on_each_store!(
     super::report_has_the_planted_situation as report_has_the_planted_situation,
     super::empty_log_has_an_empty_report as empty_log_has_an_empty_report,
+    super::view_of_one_generation_is_listed as view_of_one_generation_is_listed,
     super::limits::number_beyond_its_limit_is_a_lower_bound as number_beyond_its_limit_is_a_lower_bound,
     super::why::each_processor_tells_what_happened as each_processor_tells_what_happened,
     super::why::order_per_aggregate_is_asked_by_version as order_per_aggregate_is_asked_by_version,
@@ -138,6 +139,19 @@ async fn empty_log_has_an_empty_report(log: &impl Log, models: &impl Models) {
     assert!(report.relays.unwrap().items.is_empty() && report.processors.items.is_empty());
     assert!(report.views.is_empty() && report.deadlines.is_empty());
     assert!(operate::why(log, models, retell::Position::new(1), &planted::name("totals")).await.unwrap().is_none());
+}
+
+/// A view that was never rebuilt is one by its kind, not by its name.
+async fn view_of_one_generation_is_listed(log: &impl Log, models: &impl Models) {
+    for (name, kind) in [("orders", ProcessorKind::View), ("totals", ProcessorKind::Projection)] {
+        let own = RegisteredProcessor::new(kind, Filter::all(), planted::then(), "shop");
+        models.register_processor(&planted::name(name), &own).await.unwrap();
+    }
+    let report = operate::status(log, models).await.unwrap();
+    let kinds: Vec<_> = report.processors.items.iter().map(|one| (one.name.as_str(), one.kind)).collect();
+    assert_eq!(kinds, [("orders", Some(ProcessorKind::View)), ("totals", Some(ProcessorKind::Projection))]);
+    let [view] = &report.views[..] else { panic!("{:?}", report.views) };
+    assert_eq!((view.view.as_str(), view.live.get(), view.generations.len()), ("orders", 1, 1));
 }
 
 /// Sets the states that a worker never sets by hand.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use retell::event::NewEvent;
 use retell::store::{
-    By, Deadline, DeadlineChange, Parked, ParkedState, ParkingChange, RegisteredProcessor, Step, Switch, ViewId, Work,
+    By, Deadline, DeadlineChange, Parked, ParkedState, ParkingChange, ProcessorKind, RegisteredProcessor, Step, Switch,
+    ViewId, Work,
 };
 use retell::{
     AggregateId, Append, Codec, DateTime, DeadlineStore, EventId, EventStore, EventType, ExpectedVersion, Filter,
@@ -57,7 +58,7 @@ pub(crate) fn parked(stream: StreamId, version: u64, position: u64) -> Parked {
 
 fn release(event_types: &[&str]) -> RegisteredProcessor {
     let event_types = event_types.iter().map(|name| EventType::new(name).unwrap());
-    RegisteredProcessor::new(Filter::all().with_event_types(event_types), then(), "shop")
+    RegisteredProcessor::new(ProcessorKind::Projection, Filter::all().with_event_types(event_types), then(), "shop")
 }
 
 async fn step(models: &impl Models, projection: &str, to: Mark) {

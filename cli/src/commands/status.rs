@@ -1,7 +1,7 @@
 //! `retell status`.
 
 use retell::operate::{self, Blocked, Count, Deadlines, Lag, List, Order, Processor, RelayPlace, Report};
-use retell::store::{Blocker, Hold, ProjectionState};
+use retell::store::{Blocker, Hold, ProcessorKind, ProjectionState};
 
 use crate::args::Status;
 use crate::commands::{age, count, sizes, time};
@@ -175,7 +175,7 @@ fn page(report: &Report) -> Page {
     }
     if !report.processors.items.is_empty() {
         page.line("");
-        let head = ["PROCESSOR", "STATE", "CHECKPOINT", "LAG", "RETRIED", "GIVEN UP"];
+        let head = ["PROCESSOR", "KIND", "STATE", "CHECKPOINT", "LAG", "RETRIED", "GIVEN UP"];
         page.table(&head, report.processors.items.iter().map(processor));
         more(&mut page, &report.processors);
     }
@@ -217,6 +217,16 @@ fn relay(relay: &RelayPlace) -> Vec<String> {
     vec![relay.name.clone(), relay.position.to_string(), lag(relay.lag), leader, since, until]
 }
 
+fn kind(kind: Option<ProcessorKind>) -> &'static str {
+    match kind {
+        Some(ProcessorKind::Projection) => "projection",
+        Some(ProcessorKind::View) => "view",
+        Some(ProcessorKind::Reaction) => "reaction",
+        Some(ProcessorKind::Process) => "process",
+        _ => "unknown",
+    }
+}
+
 fn processor(processor: &Processor) -> Vec<String> {
     let state = match (processor.state, processor.order) {
         _ if processor.history_changed => "other history",
@@ -230,6 +240,7 @@ fn processor(processor: &Processor) -> Vec<String> {
     let (waiting, dead) = (at_least(processor.parked.waiting), at_least(processor.parked.dead));
     vec![
         processor.name.to_string(),
+        kind(processor.kind).to_owned(),
         state.to_owned(),
         processor.checkpoint.to_string(),
         lag(processor.lag),

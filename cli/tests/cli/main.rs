@@ -23,6 +23,8 @@ mod prune;
 mod rabbitmq;
 #[path = "../../../tests/support/server.rs"]
 mod server;
+#[path = "../../../tests/history/server.rs"]
+mod servers;
 mod sizes;
 #[path = "../support/steady.rs"]
 mod steady;

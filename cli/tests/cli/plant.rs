@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use retell::event::NewEvent;
-use retell::store::RegisteredShape;
-use retell::{Append, Codec, CorrelationId, EventType, ExpectedVersion, Metadata, Uuid};
+use retell::store::{ProcessorKind, RegisteredProcessor, RegisteredShape};
+use retell::{Append, Codec, CorrelationId, EventType, ExpectedVersion, Filter, Metadata, Uuid};
 
-use crate::planted::{self, Log, Models, id, stream, then};
+use crate::planted::{self, Log, Models, id, name, stream, then};
 
 fn shape(event_type: &str, version: u32, codec: Codec, shape: &str, minutes: u64) -> RegisteredShape {
     let first_seen = then() + std::time::Duration::from_mins(minutes);
@@ -18,9 +18,15 @@ async fn weigh(log: &impl Log, position: u64, event_type: &str, codec: Codec, pa
     log.append(Append::new(stream("scale", "1"), ExpectedVersion::Any, vec![event])).await.unwrap();
 }
 
-/// Twelve events; those of `scale/1` have payloads of every kind.
+/// Twelve events; those of `scale/1` have payloads of every kind. A view and a process are registered as such.
 pub(crate) async fn everything(log: &impl Log, models: &impl Models) {
     planted::situation(log, models).await;
+    let kinds =
+        [("orders", ProcessorKind::View), ("orders@2", ProcessorKind::View), ("shipping", ProcessorKind::Process)];
+    for (processor, kind) in kinds {
+        let own = RegisteredProcessor::new(kind, Filter::all(), then(), "shop");
+        models.register_processor(&name(processor), &own).await.unwrap();
+    }
     log.register_shapes(&[
         shape("order.placed", 1, Codec::Json, "{customer: text}", 0),
         shape("order.placed", 1, Codec::Json, "{customer: text, note: text?}", 1),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use retell::event::NewEvent;
-use retell::store::{Parked, ParkedState, ParkingChange, RegisteredProcessor, RegisteredShape, Step};
+use retell::store::{Parked, ParkedState, ParkingChange, ProcessorKind, RegisteredProcessor, RegisteredShape, Step};
 use retell::{
     Append, Codec, EventId, EventStore, EventType, ExpectedVersion, Filter, Mark, Metadata, Position,
     PostgresReadModel, PostgresStore, ProjectionName, ReadModel, RelayStore, SqliteReadModel, SqliteStore, StreamId,
@@ -118,7 +118,10 @@ async fn plant(log: &(impl EventStore + RelayStore), models: &impl ReadModel, ho
     let processor = ProjectionName::new(&hostile.processor).unwrap();
     let filter = Filter::all().with_event_types([event_type]);
     models
-        .register_processor(&processor, &RegisteredProcessor::new(filter, Utc::now(), &hostile.program))
+        .register_processor(
+            &processor,
+            &RegisteredProcessor::new(ProcessorKind::Projection, filter, Utc::now(), &hostile.program),
+        )
         .await
         .unwrap();
     let parked = Parked::new(stream, Version::new(2), Position::new(2), &hostile.error, 3, Utc::now());

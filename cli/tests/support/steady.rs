@@ -2,12 +2,13 @@
 
 use regex::{Captures, Regex};
 
-/// Replaces what differs between two runs: times of the clock and ages. Columns are as wide as these.
+/// Replaces what differs between two runs: times of the clock and ages. Columns are as wide as these. Only a slow run reports its progress.
 pub(crate) fn steady(text: &str) -> String {
     let replace = |text: &str, pattern: &str, with: &dyn Fn(&Captures<'_>) -> String| {
         Regex::new(pattern).unwrap().replace_all(text, with).into_owned()
     };
-    let text = replace(text, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", &|found| match &found[0] {
+    let text = replace(text, r"(?m)^note: position \d+ of \d+.*\n", &|_| String::new());
+    let text = replace(&text, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", &|found| match &found[0] {
         planted if planted.starts_with("2023-11-14T22:") => planted.to_owned(),
         _ => "<time>".to_owned(),
     });

@@ -140,14 +140,16 @@ impl Link {
         Ok(live.channel.clone())
     }
 
-    /// Returns whether the broker has told this connection to wait.
-    pub(super) async fn is_blocked(&self) -> bool {
-        self.live.lock().await.as_ref().is_some_and(|live| live.is_up() && live.connection.status().blocked())
+    /// Returns whether the broker has told this connection to wait. It has not while the connection is being opened, which this does not wait
+    /// for.
+    pub(super) fn is_blocked(&self) -> bool {
+        let Ok(live) = self.live.try_lock() else { return false };
+        live.as_ref().is_some_and(|live| live.is_up() && live.connection.status().blocked())
     }
 
     /// Returns an error as soon as the broker blocks this connection.
     pub(super) async fn until_blocked(&self) -> Error {
-        while !self.is_blocked().await {
+        while !self.is_blocked() {
             sleep(ASK_EVERY).await;
         }
         ErrorKind::Transient(format!("publish: {BLOCKED}")).into()

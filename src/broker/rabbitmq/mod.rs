@@ -134,7 +134,7 @@ impl Publisher for RabbitMqBroker {
     }
 
     async fn publishing_blocked(&self) -> Option<String> {
-        self.inner.publishing.is_blocked().await.then(|| BLOCKED.into())
+        self.inner.publishing.is_blocked().then(|| BLOCKED.into())
     }
 }
 
@@ -185,7 +185,7 @@ impl Announcer for RabbitMqBroker {
     }
 
     async fn announcing_blocked(&self) -> Option<String> {
-        self.inner.announcing.is_blocked().await.then(|| BLOCKED.into())
+        self.inner.announcing.is_blocked().then(|| BLOCKED.into())
     }
 }
 

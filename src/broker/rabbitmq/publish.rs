@@ -54,7 +54,7 @@ impl Link {
         loop {
             match timeout(self.timeout(), answer.as_mut()).await {
                 Ok(answer) => return answer.map_err(|error| self.failed_to_publish(exchange, error)),
-                Err(_) if self.is_blocked().await => {}
+                Err(_) if self.is_blocked() => {}
                 Err(elapsed) => {
                     let attempt = format!(
                         "publish to exchange {exchange}: RabbitMQ did not answer within {:?}; look for a queue without a leader",

@@ -11,11 +11,28 @@ use crate::shape::types::Type;
 use crate::store::log::query::Filter;
 use crate::store::log::shapes::program_name;
 
+/// The kinds of processors: each runs under the name of a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProcessorKind {
+    /// A [`Projection`](crate::Projection).
+    Projection,
+    /// A generation of a [`View`](crate::View).
+    View,
+    /// A [`Reaction`](crate::Reaction).
+    Reaction,
+    /// A [`Process`](crate::Process).
+    Process,
+}
+
 /// A projection as a release of a program runs it. Its worker [registers](crate::ReadModel::register_processor) it at the start, so workers of
 /// other releases know which events it reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RegisteredProcessor {
+    /// Its kind.
+    pub kind: ProcessorKind,
     /// The events that it reads, with sorted names.
     pub filter: Filter,
     /// The text of the wire shape of the states that it stores; `None` for a projection that does not tell.
@@ -28,13 +45,14 @@ pub struct RegisteredProcessor {
 
 impl RegisteredProcessor {
     /// Creates a processor from its parts. For drivers.
-    pub fn new(filter: Filter, first_seen: DateTime<Utc>, program: impl Into<String>) -> Self {
-        Self { filter: filter.sorted(), state: None, first_seen, program: program.into() }
+    pub fn new(kind: ProcessorKind, filter: Filter, first_seen: DateTime<Utc>, program: impl Into<String>) -> Self {
+        Self { kind, filter: filter.sorted(), state: None, first_seen, program: program.into() }
     }
 
     /// Creates the processor of this program, to be registered now.
-    pub(crate) fn of_this_program(filter: Filter, state: Option<&Type>) -> Self {
-        Self { state: state.map(Type::to_string), ..Self::new(filter, Utc::now().trunc_subsecs(6), program_name()) }
+    pub(crate) fn of_this_program(kind: ProcessorKind, filter: Filter, state: Option<&Type>) -> Self {
+        let now = Utc::now().trunc_subsecs(6);
+        Self { state: state.map(Type::to_string), ..Self::new(kind, filter, now, program_name()) }
     }
 
     /// Sets the wire shape of the states that it stores.
@@ -43,15 +61,15 @@ impl RegisteredProcessor {
         self
     }
 
-    /// Returns whether both read the same events and store the same states.
+    /// Returns whether both are of one kind, read the same events and store the same states.
     pub fn is_same(&self, other: &Self) -> bool {
-        (&self.filter, &self.state) == (&other.filter, &other.state)
+        (self.kind, &self.filter, &self.state) == (other.kind, &other.filter, &other.state)
     }
 
-    /// Returns the stored form of its filter and its states, which does not depend on the order of names.
+    /// Returns the stored form of its kind, its filter and its states, which does not depend on the order of names.
     pub fn stored(&self) -> String {
         let Filter { aggregate_types, event_types } = &self.filter;
-        serde_json::json!([aggregate_types, event_types, self.state]).to_string()
+        serde_json::json!([self.kind, aggregate_types, event_types, self.state]).to_string()
     }
 
     /// Returns the SHA-256 hash of the [stored form](Self::stored): a key for drivers. A read model keeps one row for each projection and
@@ -65,10 +83,10 @@ impl RegisteredProcessor {
     /// # Errors
     /// [`ErrorKind::Corrupt`] if `stored` is not a [stored form](Self::stored).
     pub fn parse(stored: &str, first_seen: DateTime<Utc>, program: impl Into<String>) -> Result<Self> {
-        let (aggregate_types, event_types, state) = serde_json::from_str(stored).map_err(|error| {
+        let (kind, aggregate_types, event_types, state) = serde_json::from_str(stored).map_err(|error| {
             Error::with_source(ErrorKind::Corrupt(format!("registered processor {stored:?}")), error)
         })?;
-        Ok(Self { state, ..Self::new(Filter { aggregate_types, event_types }, first_seen, program) })
+        Ok(Self { state, ..Self::new(kind, Filter { aggregate_types, event_types }, first_seen, program) })
     }
 
     /// Refuses a release whose states the releases `before` it cannot read, or the other way around: during a deploy, workers of both read

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use retell::operate::{Observer, ObserverOptions};
-use retell::store::{By, Deadline, DeadlineChange, RegisteredProcessor, Step, Work};
+use retell::store::{By, Deadline, DeadlineChange, ProcessorKind, RegisteredProcessor, Step, Work};
 use retell::worker::{ParkingOptions, WorkerOptions};
 use retell::{
     AggregateId, App, Codec, DeadlineStore, EventId, EventType, Mark, PostgresOptions, ProjectionName, RabbitMqBroker,
@@ -102,7 +102,12 @@ async fn plant(log: SqliteStore, models: SqliteReadModel, folder: PathBuf) -> Pl
     let other = Mark::new(Position::new(2), EventId::generate());
     models.commit(Step::new(&name("foreign"), Position::ZERO, other), nothing()).await.unwrap();
     let types = ["meter.read", "meter.replaced"].map(|event| EventType::new(event).unwrap());
-    let newer = RegisteredProcessor::new(Filter::all().with_event_types(types.clone()), Utc::now(), "newer");
+    let newer = RegisteredProcessor::new(
+        ProcessorKind::Projection,
+        Filter::all().with_event_types(types.clone()),
+        Utc::now(),
+        "newer",
+    );
     Worker::new(Poisoned("older"), log.clone(), models.clone()).catch_up().await.unwrap();
     models.register_processor(&name("older"), &newer).await.unwrap();
     let [_, replaced] = types;
