@@ -13,8 +13,10 @@ command -v valgrind >/dev/null || install_package valgrind valgrind PATH
 recorded=benches/instructions.txt
 # Both runs have the same startup cost, so the difference is that of the additional events.
 few=300 many=6300
-build=$(cargo bench --quiet -p retell-benches --no-default-features --bench instructions --no-run --message-format=json)
-program=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$build" | tail -1)
+# With the features of the example `shop`, so that a build of it and this one share the library.
+build=$(cargo build --quiet --release -p retell -p retell-benches --no-default-features --features retell/default --example shop \
+  --bench instructions --message-format=json)
+program=$(sed -n '/"name":"instructions"/s/.*"executable":"\([^"]*\)".*/\1/p' <<<"$build" | tail -1)
 
 count() {
   valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" "$1" "$2" 2>&1 | sed -n 's/.*Collected : //p'
