@@ -22,9 +22,6 @@ use crate::store::server::limits::MAX_ANSWER;
 /// The pause between two searches. Callers that ask for a search meanwhile share the result of the last one.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The time that other servers get to answer after the current one has said that it accepts writes.
-const GRACE: Duration = Duration::from_millis(100);
-
 /// The servers of a database. Clones share what is known about them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hosts(Option<Arc<Known>>);
@@ -127,6 +124,9 @@ impl Known {
 
     /// Returns the server that accepts writes. If there are several, as when an old primary has come back, that is the one that was promoted
     /// last. If the servers cannot tell, it is the current one, and at the start the first one.
+    ///
+    /// Each server gets the same time to answer, also after one has said that it accepts writes: that may be an old primary that has come back,
+    /// while the new one is busy.
     async fn primary<DB: Server>(&self, pool: &Pool<DB>, current: Option<usize>) -> Result<usize> {
         let options = pool.connect_options();
         let mut answers: FuturesUnordered<_> = (0..self.hosts.len())
@@ -135,14 +135,13 @@ impl Known {
                 async move { (number, ask::<DB>(&options).await) }
             })
             .collect();
-        let mut deadline = Instant::now() + MAX_ANSWER;
+        let deadline = Instant::now() + MAX_ANSWER;
         let mut found: Option<(u64, bool, Reverse<usize>)> = None;
         let mut problems = vec!["no answer".to_owned(); self.hosts.len()];
         while let Ok(Some((number, answer))) = timeout_at(deadline, answers.next()).await {
             match answer {
                 Ok(Some(promotions)) => {
                     found = found.max(Some((promotions, Some(number) == current, Reverse(number))));
-                    deadline = deadline.min(Instant::now() + GRACE);
                 }
                 Ok(None) => problems[number] = "it accepts no writes".into(),
                 Err(error) => problems[number] = error.to_string(),
