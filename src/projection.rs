@@ -231,3 +231,52 @@ pub async fn wait_for(
         tokio::time::sleep_until(end.min(Instant::now() + delays.next_delay())).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::AnyEvent;
+
+    /// Overrides everything that a worker asks.
+    struct Sums;
+
+    #[async_trait]
+    impl Projection for Sums {
+        const NAME: &'static str = "sums";
+        type Event = AnyEvent;
+        type Tx = ();
+
+        fn name(&self) -> &'static str {
+            "sums of a tenant"
+        }
+
+        fn filter(&self) -> Result<Filter> {
+            Filter::aggregates(["tenant"])
+        }
+
+        fn kind(&self) -> ProcessorKind {
+            ProcessorKind::View
+        }
+
+        fn state(&self) -> Option<Type> {
+            Some(Type::of::<u64>())
+        }
+
+        async fn apply(&self, (): &mut (), _: Envelope<AnyEvent>) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn shared_projection_is_the_same() {
+        let (own, shared) = (Sums, Arc::new(Sums));
+        assert_eq!(Projection::name(&shared), own.name());
+        assert_eq!(Projection::filter(&shared).ok(), own.filter().ok());
+        assert_eq!(Projection::kind(&shared), own.kind());
+        assert_eq!(
+            Projection::state(&shared).map(|state| state.to_string()),
+            own.state().map(|state| state.to_string())
+        );
+        assert!(own.state().is_some());
+    }
+}
