@@ -26,7 +26,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
-use proxy::Proxy;
+use proxy::{Proxy, Traffic};
 use server::{Kind, Server};
 
 /// Time limit for a store to follow a promotion.
@@ -195,7 +195,7 @@ fn a_silent_primary_is_left_after_a_promotion(kind: Kind) {
     });
 }
 
-/// The primary that failed has come back and accepts writes, too.
+/// The primary that failed has come back and accepts writes, too. It answers sooner than the new one.
 #[test]
 fn of_two_primaries_the_one_promoted_last_is_used() {
     let mut primary = Server::start_primary(Kind::Postgres);
@@ -203,8 +203,12 @@ fn of_two_primaries_the_one_promoted_last_is_used() {
     primary.kill();
     replica.take_over();
     primary.kill_and_start();
-    Runtime::new().unwrap().block_on(async {
-        for hosts in [[primary.host(), replica.host()], [replica.host(), primary.host()]] {
+    let runtime = Runtime::new().unwrap();
+    let slow = Proxy::start(&runtime, replica.host());
+    slow.set(Traffic::Delayed(Duration::from_millis(25)));
+    let promoted = slow.address.to_string();
+    runtime.block_on(async {
+        for hosts in [[primary.host(), promoted.clone()], [promoted, primary.host()]] {
             let url = url(Kind::Postgres, &hosts.join(","));
             let store = PostgresStore::connect(&url).await.unwrap();
             let port: i32 = sqlx::query_scalar("SELECT inet_server_port()").fetch_one(store.pool()).await.unwrap();
