@@ -97,12 +97,18 @@ fn urls(place: &Place) -> Result<(Url, Url), Failure> {
 /// Opens the log and the read models.
 pub(crate) async fn open(place: &Place) -> Result<Stores, Failure> {
     let (store, models) = urls(place)?;
-    let opening = async {
-        let log = open_log(store, place, Schema::Required).await.map_err(Failure::Opening)?;
+    // Boxed, because the futures are large.
+    let log = Box::pin(async {
+        let log = open_log(store, place, Schema::Required).await?;
         // A server that holds a lock must not hold up the tool: the first read shows whether the log answers.
         // It must not need the end of the log, which cannot be read while a transaction blocks it.
-        log.next_event_type(None).await.map_err(Failure::Opening)?;
-        Ok(Stores { log, models: open_models(models, place, Schema::Required).await.map_err(Failure::Opening)? })
+        log.next_event_type(None).await?;
+        Ok(log)
+    });
+    let models = Box::pin(open_models(models, place, Schema::Required));
+    let opening = async {
+        let (log, models) = tokio::join!(log, models);
+        Ok(Stores { log: log.map_err(Failure::Opening)?, models: models.map_err(Failure::Opening)? })
     };
     within(place.limit(), opening).await
 }

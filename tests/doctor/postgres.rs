@@ -29,6 +29,20 @@ fn append() -> Append {
     Append::new(StreamId::parse("order", "1").unwrap(), ExpectedVersion::Any, vec![event])
 }
 
+/// Waits until the sessions of other users of the database have ended. The server lists them for a moment after they close.
+async fn alone(database: &Database, role: &str) {
+    let (server, name) = url(database).rsplit_once('/').unwrap();
+    let mut session = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename <> $2";
+    let others = async {
+        while sqlx::query_scalar::<_, i64>(count).bind(name).bind(role).fetch_one(&mut session).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(5), others).await.expect("the other sessions do not end");
+    session.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn healthy_server_has_no_findings() {
     let (_database, log) = healthy().await;
@@ -173,8 +187,10 @@ async fn missing_rights_are_found() {
         .await;
     let host = server.rsplit_once('@').unwrap().1;
     let log = PostgresStore::connect(&format!("postgres://{role}:secret@{host}/{name}")).await.unwrap();
+    alone(&database, &role).await;
     expect(&log, &[]).await;
     database.place.run(&format!("REVOKE INSERT ON retell.keys FROM {role}")).await;
+    alone(&database, &role).await;
     expect(&log, &["right-missing"]).await;
     let found = findings(&log).await;
     assert_eq!(found[0].remedy, format!("GRANT INSERT ON retell.keys TO {role};"));
