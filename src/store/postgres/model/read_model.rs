@@ -90,7 +90,7 @@ impl PostgresReadModel {
         let connections = Connections::open(pool, options.limits, &options.hosts).await?;
         let opened = Box::pin(async {
             check::open(connections.pool(), &schema, Part::ReadModels, options.migrate).await?;
-            if options.migrate { check::test_models(connections.pool()).await } else { Ok(()) }
+            check::test_models(connections.pool()).await
         });
         options.limits.long().call("open the read models", opened).await?;
         Ok(Self { connections, schema })
