@@ -40,7 +40,7 @@ use retell::store::postgres::PostgresOptions;
 use retell::store::{Append, Page, Query, Replay, Select, Visitor};
 use retell::worker::WorkerOptions;
 use retell::{
-    EventReader, EventReaderExt, EventStore, EventType, ExpectedVersion, Filter, Position, PostgresReadModel,
+    EventReader, EventReaderExt, EventStore, EventType, ExpectedVersion, Filter, Mark, Position, PostgresReadModel,
     PostgresStore, ProjectionName, RabbitMqBroker, RabbitMqOptions, ReadModel, Relay, Repository, Result, StreamId,
     Worker, async_trait,
 };
@@ -365,11 +365,12 @@ async fn drained(
     side: impl AsyncFnOnce(&Place, &RabbitMqBroker, &str),
 ) -> Cost {
     let (broker, topology) = place.broker(&prefix()).await;
-    let mut published = Position::ZERO;
-    while published.get() < events {
+    let mut published = Mark::START;
+    while published.position.get() < events {
         let page = place.store.read_all(published, 1_000, &Filter::all()).await.unwrap();
-        broker.publish(&Frame::split(&page.events, 100, 256 * 1024).unwrap()).await.unwrap().await.unwrap();
-        published = page.through;
+        let frames = Frame::split_after(published, &page.events, 100, 256 * 1024).unwrap();
+        broker.publish(&frames).await.unwrap().await.unwrap();
+        published = page.mark();
     }
     place
         .pool
