@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+target="${CARGO_TARGET_DIR:-target}"
 # Files of every package. Cargo generates some of them.
 common='\.cargo_vcs_info\.json|Cargo\.(lock|toml|toml\.orig)|LICENSE-(APACHE|MIT)|README\.md|src/.+\.rs'
 
@@ -16,7 +17,7 @@ check() {
     printf 'the package of %s contains files that its users do not need:\n%s\n' "$crate" "$others" >&2
     exit 1
   fi
-  size=$(($(cat "target/package/$crate-"[0-9]*.crate | wc -c) / 1024))
+  size=$(($(cat "$target/package/$crate-"[0-9]*.crate | wc -c) / 1024))
   if [ "$size" -gt "$limit" ]; then
     echo "the package of $crate has $size KiB, the limit is $limit KiB" >&2
     exit 1
@@ -25,7 +26,7 @@ check() {
 }
 
 # Removes archives of earlier versions.
-rm -f target/package/*.crate
+rm -f "$target"/package/*.crate
 cargo package --quiet --allow-dirty --no-verify -p retell-macros -p retell
 check retell-macros '' 60
 check retell '|CHANGELOG\.md|examples/[a-z_]+\.rs|migrations/.+\.sql|src/docs/.+\.(md|svg)' 1000

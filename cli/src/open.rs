@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use retell::store::EventStore;
+use retell::store::{AuditEntry, EventStore};
 use retell::{
     MySqlOptions, MySqlReadModel, MySqlStore, PostgresOptions, PostgresReadModel, PostgresStore, SqliteOptions,
     SqliteReadModel, SqliteStore,
@@ -121,6 +121,19 @@ pub(crate) async fn try_part(place: &Place, part: Part) -> Result<(), Failure> {
 /// Creates the tables of a part, or updates them. An index of a large table takes minutes, so only the server limits the time.
 pub(crate) async fn migrate_part(place: &Place, part: Part) -> Result<(), Failure> {
     part_with(place, part, Schema::Migrated).await
+}
+
+/// Writes records into the read models, which have the tables of this release.
+pub(crate) async fn record(place: &Place, entries: &[AuditEntry]) -> Result<(), Failure> {
+    let (_, models) = urls(place)?;
+    let recording = async {
+        let models = open_models(models, place, Schema::Required).await.map_err(Failure::Opening)?;
+        for entry in entries {
+            models.record(entry).await?;
+        }
+        models.close().await.map_err(Failure::Store)
+    };
+    within(place.limit(), Box::pin(recording)).await
 }
 
 async fn part_with(place: &Place, part: Part, schema: Schema) -> Result<(), Failure> {

@@ -55,6 +55,8 @@ pub(crate) trait Models: Examine {
     /// Returns the newest changes of operators.
     async fn audit(&self, log: &dyn Log, limit: usize) -> Result<Vec<AuditEntry>>;
 
+    async fn record(&self, entry: &AuditEntry) -> Result<()>;
+
     async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified>;
 
     async fn after_restore(&self, log: &dyn Log) -> Result<Places>;
@@ -140,6 +142,10 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
 
     async fn audit(&self, log: &dyn Log, limit: usize) -> Result<Vec<AuditEntry>> {
         operate::audit_with_log(log, self, limit).await
+    }
+
+    async fn record(&self, entry: &AuditEntry) -> Result<()> {
+        ReadModel::record(self, entry).await
     }
 
     async fn verify(&self, log: &dyn Log, options: VerifyOptions) -> Result<Verified> {

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use crate::external_consumer::{await_messages, read_events};
 use crate::fixture::Fixture;
-use crate::orders::{HEADER, Random, generated_orders};
+use crate::orders::{HEADER, LINES, Random, generated_orders};
 use crate::place::Place;
 use crate::process::{Shop, text};
 use crate::rabbitmq::RabbitMq;
-use crate::servers::{LINES, expected, facts, on_sqlite};
+use crate::servers::{expected, facts, on_sqlite};
 
 /// The line that a relay or a worker prints once it runs.
 const READY: &str = "running until SIGTERM";

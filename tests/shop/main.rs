@@ -65,7 +65,7 @@ fn a_run_after_a_finished_one_writes_nothing() {
 #[test]
 fn a_run_stopped_by_sigterm_can_resume() {
     let fixture = Fixture::new();
-    let shop = fixture.start_and_await(1_000);
+    let shop = fixture.start_and_await(500);
     shop.ask_to_stop();
     let output = shop.output();
     assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
@@ -77,7 +77,7 @@ fn a_run_stopped_by_sigterm_can_resume() {
 #[test]
 fn events_of_a_line_share_a_correlation_id_across_a_kill() {
     let fixture = Fixture::new();
-    fixture.kill_at(2_000);
+    fixture.kill_at(1_000);
     fixture.sell(&[]);
     let db = Connection::open(fixture.db()).expect("the run has created it");
     let query = "SELECT count(DISTINCT correlation_id) FROM retell_events WHERE event_type = ?1";

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 pub(crate) const HEADER: &str = " customer_id  date number_of_cds  dollar_value\r\n";
 
-/// Number of orders in the generated file.
-pub(crate) const LINES: u32 = 1_000;
+/// The number of orders in the generated file: enough that deliveries after the first are needed.
+pub(crate) const LINES: u32 = 400;
 
 /// Returns orders of customers with 1 to 9 orders each. Some orders are free, some customers order twice on one day,
 /// and the CDs run out of stock.

@@ -6,12 +6,9 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::fixture::Fixture;
-use crate::orders::{Random, generated_orders};
+use crate::orders::{LINES, Random, generated_orders};
 use crate::place::Place;
 use crate::process::{Shop, text};
-
-/// Enough orders that deliveries after the first are needed.
-pub(crate) const LINES: u32 = 400;
 
 const SHARES: [&str; 4] = ["1/4", "2/4", "3/4", "4/4"];
 

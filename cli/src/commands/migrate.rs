@@ -1,11 +1,12 @@
 //! `retell migrate`: the only command that creates or updates a schema.
 
 use clap::Args;
+use retell::store::{Action, AuditEntry};
 use retell::{Error, ErrorKind};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::Place;
+use crate::args::{Place, Who};
 use crate::commands::confirm::confirm_on;
 use crate::failure::{Diagnostic, Failure};
 use crate::open::{self, Part};
@@ -13,6 +14,11 @@ use crate::out::{Answer, Page};
 
 #[derive(Debug, Args)]
 pub(crate) struct Migrate {
+    /// The reason, for `audit`
+    #[arg(long, value_name = "TEXT", default_value = "the schema was not that of this release")]
+    reason: String,
+    #[command(flatten)]
+    who: Who,
     /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +63,16 @@ impl Found {
         }
     }
 
+    /// Returns what a migration changes.
+    fn change(self) -> Option<String> {
+        match self {
+            Self::UpToDate => None,
+            Self::Missing { known } => Some(format!("to schema {known}")),
+            Self::Older { found, known } => Some(format!("from schema {found} to {known}")),
+            Self::OtherFunctions { known } => Some(format!("functions of schema {known}")),
+        }
+    }
+
     fn tells(self, part: Part, is_planned: bool) -> String {
         let would = |done: &str| if is_planned { format!("would be {done}") } else { done.to_owned() };
         match self {
@@ -76,9 +92,16 @@ pub(crate) async fn answer(place: &Place, migrate: &Migrate) -> Result<Answer, F
     let is_needed = found.iter().any(|(_, found)| *found != Found::UpToDate);
     if is_needed && !migrate.dry_run {
         confirm_on("the schema", "create or update the tables", migrate.yes)?;
-        for (part, _) in found.iter().filter(|(_, found)| *found != Found::UpToDate) {
-            open::migrate_part(place, *part).await?;
+        let (by, mut entries) = (migrate.who.because(&migrate.reason), Vec::new());
+        by.check()?;
+        for (part, found) in &found {
+            if let Some(change) = found.change() {
+                open::migrate_part(place, *part).await?;
+                entries.push(AuditEntry::new(Action::Migrate, format!("{part} {change}"), &by));
+            }
         }
+        // The last part has the table of the records.
+        open::record(place, &entries).await?;
     }
     let mut page = Page::default();
     page.lines("", found.iter().map(|(part, found)| found.tells(*part, migrate.dry_run)));

@@ -1,4 +1,5 @@
-//! The program `retell` on every store: golden output of each command, and how it fails. Needs `POSTGRES_URL` and `MYSQL_URL`.
+//! The program `retell` on every store: golden output of each command, and how it fails. Needs `POSTGRES_URL`, `MYSQL_URL` and
+//! `PGBOUNCER`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,6 +14,8 @@ mod failures;
 mod golden;
 mod maintained;
 mod opening;
+#[path = "../../../tests/support/pgbouncer.rs"]
+mod pgbouncer;
 mod plant;
 #[path = "../../../tests/operate/planted.rs"]
 mod planted;

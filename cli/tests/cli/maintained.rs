@@ -28,9 +28,20 @@ pub(crate) async fn only_migrate_creates_a_schema(database: &Database) {
     assert_eq!(run(&tool, "status").exit, 2);
     assert_eq!(size(&database.place).await, before, "nothing was created");
 
+    let nameless = tool.run(["migrate", "--yes", "--as", ""]);
+    assert_eq!((nameless.exit, size(&database.place).await), (2, before), "{nameless:?}");
     let created = run(&tool, "migrate --yes");
     assert_eq!(created.stdout, "log: created with schema 1\nread models: created with schema 1\n", "{created:?}");
     assert_eq!((run(&tool, "status").exit, run(&tool, "tail").exit), (0, 0));
+    let (_, audit) = json(&tool, "audit --json");
+    let records: Vec<_> = audit["data"]["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["who"].clone(), entry["target"].clone()))
+        .collect();
+    let expected = ["read models to schema 1", "log to schema 1"].map(|target| ("tester".into(), target.into()));
+    assert_eq!(records, expected, "{audit}");
     let (exit, again) = json(&tool, "migrate --json");
     assert_eq!((exit, &again["data"]["changed"]), (0, &Value::Bool(false)), "{again}");
     assert_eq!(again["data"]["parts"][0]["found"]["schema"], "up_to_date");

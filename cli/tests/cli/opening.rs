@@ -7,6 +7,7 @@ use sqlx::{Connection, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 
 use crate::databases::{Database, Place};
+use crate::pgbouncer::Pooler;
 use crate::tool::Tool;
 
 /// Returns the number of tables in a database, and of files next to it.
@@ -117,4 +118,27 @@ async fn store_that_is_not_migrated_reads_and_writes() {
     crate::planted::append(&log, 1, "order", "1", "order.placed").await;
     assert_eq!(log.head().await.unwrap().get(), 1);
     log.close().await.unwrap();
+}
+
+/// Behind such a pooler, a statement of another client may run instead of the tool's.
+#[tokio::test(flavor = "multi_thread")]
+async fn pooler_that_loses_prepared_statements_is_refused() {
+    let database = Database::postgres().await;
+    crate::planted(&database).await;
+    let pooler = Pooler::start(&database, "max_prepared_statements = 0");
+    let tool = Tool::at(&pooler.url);
+    for command in ["status", "pause orders --reason test --yes", "parked list"] {
+        for _ in 0..4 {
+            let ran = tool.run(command.split(' '));
+            assert_eq!((ran.exit, ran.stdout.as_str()), (69, ""), "{command}: {ran:?}");
+            assert!(ran.stderr.contains("use PgBouncer 1.21 or later"), "{command}: {ran:?}");
+        }
+    }
+    let before = Tool::of(&database.place).run(["status", "--json"]);
+    assert!(!before.stdout.contains("\"reason\":\"test\""), "{before:?}");
+    drop(pooler);
+
+    let pooler = Pooler::start(&database, "max_prepared_statements = 100");
+    let ran = Tool::at(&pooler.url).run("pause orders --reason test --yes".split(' '));
+    assert_eq!(ran.exit, 0, "{ran:?}");
 }

@@ -158,10 +158,12 @@ pub enum Action {
     DeleteGeneration,
     /// A relay was moved to another position.
     ResetRelay,
+    /// Tables were created or updated.
+    Migrate,
 }
 
 impl Action {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Pause,
         Self::Resume,
         Self::RetryParked,
@@ -175,6 +177,7 @@ impl Action {
         Self::Switch,
         Self::DeleteGeneration,
         Self::ResetRelay,
+        Self::Migrate,
     ];
 
     /// Returns the stored form of the action.
@@ -193,6 +196,7 @@ impl Action {
             Self::Switch => "switch",
             Self::DeleteGeneration => "delete_generation",
             Self::ResetRelay => "reset_relay",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -225,7 +229,8 @@ pub struct AuditEntry {
     pub by: By,
     /// The change.
     pub action: Action,
-    /// The changed part: the projection or relay, and the aggregate and version, the position or the generation if there are any.
+    /// The changed part: the projection, relay or tables, and the aggregate and version, the position, the generation or the number of the schema if
+    /// there are any.
     pub target: String,
     /// The number of changed rows.
     pub count: u64,
