@@ -265,8 +265,12 @@ pub enum ErrorKind {
     /// worker reads the registered processors again and continues.
     #[error("the registered processors of projection {0} have changed")]
     ProcessorsChanged(ProjectionName),
-    /// An operator has paused the projection. Nothing was written. Its workers wait until it is resumed.
-    #[error("projection {projection} is paused by {who}: {reason}; resume it first")]
+    /// An operator has paused or retired the projection. Nothing was written. Its workers wait until it is resumed.
+    #[error(
+        "projection {projection} is {} by {who}: {reason}; {}",
+        if *.retired { "retired" } else { "paused" },
+        if *.retired { "`retell resume` ends it" } else { "resume it first" }
+    )]
     Paused {
         /// The projection.
         projection: ProjectionName,
@@ -276,6 +280,8 @@ pub enum ErrorKind {
         who: String,
         /// The operator's reason.
         reason: String,
+        /// Whether the pause is meant to be final.
+        retired: bool,
     },
     /// The aggregate is not parked from the version that an operator wants to skip. Nothing was written.
     #[error(
@@ -466,7 +472,7 @@ impl Error {
         })
     }
 
-    /// Returns whether an operator has paused the projection: see [`ErrorKind::Paused`].
+    /// Returns whether an operator has paused or retired the projection: see [`ErrorKind::Paused`].
     pub fn is_paused(&self) -> bool {
         matches!(*self.kind, ErrorKind::Paused { .. })
     }

@@ -36,7 +36,7 @@ pub struct Notice {
     pub part: String,
     /// The kind of notice.
     pub kind: NoticeKind,
-    /// The error that led to it, with its causes, if it is one of the library or of a database or broker. For a pause, the operator and the reason.
+    /// The error that led to it, with its causes, if it is one of the library or of a database or broker. For a pause or a retirement, the operator and the reason.
     pub error: Option<String>,
 }
 
@@ -76,7 +76,9 @@ pub enum NoticeKind {
     Unparked,
     /// Info: an operator has paused the part. The error is the operator and the reason.
     Paused,
-    /// Info: the pause is over.
+    /// Warning: an operator has retired the part, and this program still has it. The error is the operator and the reason.
+    Retired,
+    /// Info: the pause or the retirement is over.
     Resumed,
     /// Info: the part has passed over the event at `position`, because an operator has skipped it.
     Skipped {
@@ -112,6 +114,7 @@ impl Notice {
             NoticeKind::OutageBegan { .. }
             | NoticeKind::Retrying
             | NoticeKind::Parked { .. }
+            | NoticeKind::Retired
             | NoticeKind::NotReady
             | NoticeKind::SnapshotsFail => Level::WARN,
             NoticeKind::TaskRestarted
@@ -146,6 +149,7 @@ impl fmt::Display for Notice {
             }
             NoticeKind::Unparked => f.write_str("a parked aggregate is applied again")?,
             NoticeKind::Paused => f.write_str("paused")?,
+            NoticeKind::Retired => f.write_str("retired, but this program still has it")?,
             NoticeKind::Resumed => f.write_str("resumed")?,
             NoticeKind::Skipped { position } => {
                 write!(f, "the event at position {position} is passed over, because an operator has skipped it")?;

@@ -21,7 +21,7 @@
 //!
 //! | function | changes |
 //! |---|---|
-//! | [`pause`], [`resume`] | whether the workers of a processor apply anything |
+//! | [`pause`], [`retire`], [`resume`] | whether the workers of a processor apply anything, and whether it needs attention |
 //! | [`skip_parked`], [`withdraw_skip`] | whether a processor applies one event that it fails on |
 //! | [`retry_parked`] | when a parked aggregate is retried |
 //! | [`forget_processor`] | which releases of a processor are registered |
@@ -65,7 +65,8 @@ pub use archive::counted::ArchivedRows;
 pub use archive::{ArchiveOptions, Exported, Imported, export, import};
 pub use chain::{Chain, ChainRef, Link, chain};
 pub use change::{
-    MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retry_parked, skip_parked, withdraw_skip,
+    MAX_ENTRIES, audit, audit_with_log, forget_processor, pause, resume, retire, retry_parked, skip_parked,
+    withdraw_skip,
 };
 pub use doctor::{Diagnosis, Examined, doctor};
 pub use held::held_values;

@@ -73,6 +73,8 @@ pub enum Wait {
     Deploy,
     /// An operator has paused the projection. The wait has a [note](Waiting::note): the operator and the reason.
     Paused,
+    /// An operator has retired the projection, and this process still has it. The wait has a [note](Waiting::note), as that of a pause.
+    Retired,
     /// Every aggregate fails, which looks like an outage of something that the projection needs.
     Outage,
     /// The deadlines of a process cannot be read.
@@ -99,7 +101,7 @@ pub struct Waiting {
     pub since: DateTime<Utc>,
     /// The last error, with its causes; `None` if nothing is wrong.
     pub error: Option<String>,
-    /// The operator and the reason of a pause; `None` for every other wait.
+    /// The operator and the reason of a pause or a retirement; `None` for every other wait.
     pub note: Option<String>,
 }
 
@@ -147,6 +149,7 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.on {
             Wait::Paused => write!(f, "paused since {}", time(self.since))?,
+            Wait::Retired => write!(f, "retired since {}", time(self.since))?,
             on => write!(f, "waiting for {on} since {}", time(self.since))?,
         }
         self.error.as_ref().or(self.note.as_ref()).map_or(Ok(()), |text| write!(f, ": {text}"))
@@ -165,6 +168,7 @@ impl Wait {
             Self::Database => "the database",
             Self::Deploy => "the newer release",
             Self::Paused => "the end of a pause",
+            Self::Retired => "the end of a retirement",
             Self::Outage => "the end of an outage",
             Self::Deadlines => "the deadlines",
             Self::Broker => "the broker",
@@ -304,23 +308,24 @@ impl Reporter {
         }
     }
 
-    /// Reports that an operator has paused the run at the time `since`.
-    pub(crate) fn is_paused(&self, since: DateTime<Utc>, note: String) {
+    /// Reports that an operator has paused or retired the run at the time `since`. One replaces the other.
+    pub(crate) fn is_paused(&self, on: Wait, since: DateTime<Utc>, note: String) {
         let text = note.clone();
         let mut begins = false;
         self.status.send_if_modified(|status| {
-            let pause = Waiting { on: Wait::Paused, since, error: None, note: Some(note) };
+            let pause = Waiting { on, since, error: None, note: Some(note) };
             if status.waits.contains(&pause) {
                 return false;
             }
-            begins = status.waits.iter().all(|waiting| waiting.on != Wait::Paused);
-            status.waits.retain(|waiting| waiting.on != Wait::Paused);
-            let place = status.waits.partition_point(|waiting| waiting.on < Wait::Paused);
+            begins = status.waits.iter().all(|waiting| waiting.on != on);
+            status.waits.retain(|waiting| !matches!(waiting.on, Wait::Paused | Wait::Retired));
+            let place = status.waits.partition_point(|waiting| waiting.on < on);
             status.waits.insert(place, pause);
             true
         });
         if begins {
-            notice::send(&self.part, NoticeKind::Paused, Some(text));
+            let kind = if on == Wait::Retired { NoticeKind::Retired } else { NoticeKind::Paused };
+            notice::send(&self.part, kind, Some(text));
         }
     }
 
@@ -333,7 +338,7 @@ impl Reporter {
             ended.is_some()
         });
         match ended {
-            Some(Waiting { on: Wait::Paused, .. }) => self.notice(NoticeKind::Resumed),
+            Some(Waiting { on: Wait::Paused | Wait::Retired, .. }) => self.notice(NoticeKind::Resumed),
             Some(Waiting { error: Some(_), .. }) => self.notice(NoticeKind::OutageEnded { on: on.text() }),
             _ => {}
         }

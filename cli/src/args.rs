@@ -103,7 +103,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         because: Because,
     },
-    /// End a pause
+    /// Pause what no program has any more: it needs no attention, and keeps no idempotency keys
+    Retire {
+        processor: ProjectionName,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// End a pause or a retirement
     Resume {
         processor: ProjectionName,
         #[command(flatten)]
@@ -155,6 +161,7 @@ impl Command {
             Self::Parked(Parked::Retry(_)) => "parked retry",
             Self::Parked(Parked::Skip { .. }) => "parked skip",
             Self::Pause { .. } => "pause",
+            Self::Retire { .. } => "retire",
             Self::Resume { .. } => "resume",
             Self::Audit { .. } => "audit",
             Self::Doctor(_) => "doctor",

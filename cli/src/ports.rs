@@ -50,6 +50,8 @@ pub(crate) trait Models: Examine {
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
 
+    async fn retire(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
+
     async fn resume(&self, processor: &ProjectionName, by: &By) -> Result<bool>;
 
     /// Returns the newest changes of operators.
@@ -134,6 +136,10 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
 
     async fn pause(&self, processor: &ProjectionName, by: &By) -> Result<bool> {
         operate::pause(self, processor, by).await
+    }
+
+    async fn retire(&self, processor: &ProjectionName, by: &By) -> Result<bool> {
+        operate::retire(self, processor, by).await
     }
 
     async fn resume(&self, processor: &ProjectionName, by: &By) -> Result<bool> {

@@ -171,6 +171,7 @@ CREATE TABLE IF NOT EXISTS retell_checkpoints (
     paused_at DATETIME(6), -- UTC
     paused_by LONGBLOB, -- text in UTF-8
     pause_reason LONGBLOB, -- text in UTF-8
+    retired BOOLEAN NOT NULL DEFAULT FALSE, -- whether the pause is meant to be final
     PRIMARY KEY (projection)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 

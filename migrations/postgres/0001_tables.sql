@@ -159,7 +159,8 @@ CREATE TABLE {schema}.checkpoints (
     -- Set while an operator has paused the projection: no worker applies anything.
     paused_at timestamptz,
     paused_by text,
-    pause_reason text
+    pause_reason text,
+    retired boolean NOT NULL DEFAULT false -- whether the pause is meant to be final
 );
 
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.

@@ -151,7 +151,8 @@ CREATE TABLE retell_checkpoints (
     -- Set while an operator has paused the projection: no worker applies anything.
     paused_at INTEGER, -- microseconds since 1970
     paused_by TEXT,
-    pause_reason TEXT
+    pause_reason TEXT,
+    retired INTEGER NOT NULL DEFAULT 0 -- whether the pause is meant to be final
 ) STRICT, WITHOUT ROWID;
 
 -- The releases of each projection, by the events that they read. A worker waits at an event that only the newest release reads.

@@ -50,7 +50,7 @@ pub struct Problem {
     pub cause: Cause,
     /// When it began, or when this program first saw it.
     pub since: DateTime<Utc>,
-    /// The details: an error, a number, or the operator and the reason of a pause.
+    /// The details: an error, a number, or the operator and the reason of a pause or a retirement.
     pub detail: Option<String>,
 }
 
@@ -91,6 +91,8 @@ pub enum Cause {
     Parked,
     /// An operator has paused the task.
     Paused,
+    /// An operator has retired the task, and this program still has it: remove it from the program, or resume it.
+    Retired,
     /// The task waits for its database.
     Database,
     /// Every aggregate fails.
@@ -118,6 +120,7 @@ impl Cause {
             Self::Unsequenced => "commits without positions",
             Self::Parked => "parked aggregates",
             Self::Paused => "paused",
+            Self::Retired => "retired",
             Self::Database => "waiting for the database",
             Self::Outage => "every aggregate fails",
             Self::Deadlines => "waiting for the deadlines",
@@ -157,6 +160,7 @@ impl Problem {
         let Waiting { on, since, error, note } = waiting;
         let cause = match on {
             Wait::Paused => Cause::Paused,
+            Wait::Retired => Cause::Retired,
             Wait::Deploy => Cause::Deploy,
             _ if error.is_none() => return None,
             Wait::Database => Cause::Database,

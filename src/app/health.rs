@@ -66,7 +66,7 @@ impl Health {
         Answer { yes: problems.is_empty(), problems }
     }
 
-    /// Answers whether an operator should look: a task is behind, stuck, paused or fails, aggregates are parked, the broker is down, or anything
+    /// Answers whether an operator should look: a task is behind, stuck, paused, retired or fails, aggregates are parked, the broker is down, or anything
     /// else is wrong.
     pub fn degraded(&self) -> Answer {
         let problems = self.problems(Cause::is_degraded);

@@ -118,7 +118,8 @@ impl Seen {
             let status = entry.reports.status.borrow();
             let wait = status.wait().cloned();
             let is_bad = wait.as_ref().is_some_and(|wait| wait.error.is_some());
-            let is_standby = wait.as_ref().is_some_and(|wait| matches!(wait.on, Wait::Lease | Wait::Paused));
+            let is_standby =
+                wait.as_ref().is_some_and(|wait| matches!(wait.on, Wait::Lease | Wait::Paused | Wait::Retired));
             let waits = |wait: Option<Waiting>| wait.map_or(State::Running, State::Waiting);
             match &entry.outcome {
                 Outcome::Stopped => return State::Stopped,

@@ -44,7 +44,42 @@ pub async fn pause<M: ReadModel + ?Sized>(models: &M, processor: &ProjectionName
     models.intervene(processor, Intervention::Pause, by).await
 }
 
-/// Ends the pause of `processor`, as [`ReadModel::resume`]. Returns `false` if it was not paused.
+/// Retires `processor`, as [`ReadModel::retire`]. Returns `false` if it was retired before.
+///
+/// For a processor that no program has any more: [`status`](super::status()) no longer counts how far it is behind, and [`prune`](super::prune())
+/// keeps no keys for it. Nothing is deleted.
+///
+/// # Examples
+/// ```
+/// use retell::operate;
+/// use retell::prelude::*;
+/// use retell::store::{By, Step};
+/// use retell::{ProjectionName, ReadModel};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let (log, totals) = (MemoryStore::new(), ProjectionName::new("totals")?);
+/// let models = log.read_model();
+/// let step = Step::new(&totals, Position::ZERO, Position::ZERO);
+/// models.commit(step, Box::new(|_| Box::pin(async { Ok(()) }))).await?;
+/// assert!(operate::retire(&models, &totals, &By::new("ada", "replaced by sums")).await?);
+///
+/// let report = operate::status(&log, &models).await?;
+/// let totals = &report.processors.items[0];
+/// assert!(totals.is_retired() && totals.lag.is_none());
+/// # Ok::<(), BoxError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// The errors of [`ReadModel::intervene`].
+///
+/// # Cancel safety
+/// A dropped call may still retire the processor.
+pub async fn retire<M: ReadModel + ?Sized>(models: &M, processor: &ProjectionName, by: &By) -> Result<bool> {
+    models.intervene(processor, Intervention::Retire, by).await
+}
+
+/// Ends the pause or the retirement of `processor`, as [`ReadModel::resume`]. Returns `false` if it was neither paused nor retired.
 ///
 /// # Errors
 /// The errors of [`ReadModel::intervene`].

@@ -79,7 +79,8 @@ impl Default for ObserverOptions {
 
 /// Sets the [gauges](crate::metrics) about a log and its read models to the numbers of [`status`](super::status()).
 ///
-/// If a processor or a relay is gone, its gauges are set to 0, except for that of its leader, which is not a number then. If the log does not have the event at a checkpoint, the lag is not a number.
+/// If a processor or a relay is gone, its gauges are set to 0, except for that of its leader, which is not a number then. So are those of a retired
+/// processor, except for its state. If the log does not have the event at a checkpoint, the lag is not a number.
 /// A failed observation leaves the gauges as they are, except for those of commits without a position, and counts in [`OBSERVATIONS`]:
 /// compare [`OBSERVED_TIMESTAMP_SECONDS`] with the time before you trust them.
 ///
@@ -337,6 +338,9 @@ impl ProcessorGauges {
         if let Some((_, gauge)) = &self.state {
             gauge.set(1.0);
         }
+        if processor.is_retired() {
+            return self.reset();
+        }
         // A generation that is being deleted is behind nothing.
         let lag = processor.lag.or((!processor.history_changed).then_some(Lag { events: 0, seconds: 0 }));
         self.lag.show(lag);
@@ -354,6 +358,10 @@ impl ProcessorGauges {
 
     fn clear(mut self) {
         self.leave_state();
+        self.reset();
+    }
+
+    fn reset(&self) {
         self.lag.set((0.0, 0.0));
         for gauge in [&self.parked, &self.dead, &self.oldest, &self.deadlines] {
             gauge.set(0.0);
@@ -365,6 +373,7 @@ impl ProcessorGauges {
 fn state(processor: &Processor) -> &'static str {
     match processor {
         Processor { history_changed: true, .. } => "history_changed",
+        _ if processor.is_retired() => "retired",
         Processor { paused: Some(_), .. } => "paused",
         _ => processor.state.as_str(),
     }

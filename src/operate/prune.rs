@@ -40,6 +40,9 @@ const PAGE: usize = 1_000;
 ///
 /// An event is old if it and every event before it were recorded before the age.
 ///
+/// A [retired](super::retire) reaction holds no keys back. If an operator resumes it, it may append again for an event that it was handling when
+/// it was retired. Its inbox keeps its rows as any other, so that it handles no event again.
+///
 /// # Examples
 /// ```
 /// use std::time::Duration;
@@ -187,6 +190,10 @@ impl<L: Inspect + ?Sized, M: ReadModel + ?Sized> Pruning<'_, L, M> {
         let old = last_before(self.log, self.before).await?;
         let mut held_by: Option<Holder> = None;
         for start in self.reactions().await? {
+            // It is meant to append nothing again.
+            if self.models.paused(&start.reaction).await?.is_some_and(|pause| pause.retired) {
+                continue;
+            }
             let holder = self.needs_after(&start).await?;
             let first = held_by.as_ref().map_or(old, |holder| holder.position);
             if holder.position < first {

@@ -85,7 +85,7 @@ pub struct Report {
     pub processors: List<Processor>,
     /// The views among these processors.
     pub views: Vec<Generations>,
-    /// The processes among these processors that have due deadlines.
+    /// The processes among these processors that have due deadlines, except for retired ones.
     pub deadlines: Vec<Deadlines>,
 }
 
@@ -161,18 +161,27 @@ pub struct Processor {
     pub order: Order,
     /// The position up to which it has applied everything except parked aggregates.
     pub checkpoint: Position,
-    /// How far it is behind the head of the log; `None` if [`history_changed`](Self::history_changed), or while it is being deleted.
+    /// How far it is behind the head of the log; `None` if [`history_changed`](Self::history_changed), while it is being deleted, or if it
+    /// [is retired](Self::is_retired).
     pub lag: Option<Lag>,
-    /// Whether the log does not have the event at the checkpoint. Restore the log, or reset the processor.
+    /// Whether the log does not have the event at the checkpoint. Restore the log, or reset the processor. Not looked for if the processor is
+    /// retired.
     pub history_changed: bool,
     /// The registered releases and the events that each one reads, the newest last.
     pub releases: List<RegisteredProcessor>,
     /// Its parked aggregates.
     pub parked: ParkedCounts,
-    /// Its pause, if an operator has paused it.
+    /// Its pause, if an operator has paused or retired it.
     pub paused: Option<Pause>,
     /// The events that operators have skipped, and withdrawals of skips, the oldest first. The generations of a view share them.
     pub skipped: List<Skipped>,
+}
+
+impl Processor {
+    /// Returns whether an operator has retired it: it needs no attention.
+    pub fn is_retired(&self) -> bool {
+        self.paused.as_ref().is_some_and(|pause| pause.retired)
+    }
 }
 
 /// The parked aggregates of a processor.

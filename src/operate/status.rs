@@ -102,8 +102,11 @@ where
     let listed = List::first(models.projections(MAX_PROCESSORS + 1).await?, MAX_PROCESSORS);
     let (mut items, mut deadlines) = (Vec::new(), Vec::new());
     for status in &listed.items {
-        items.push(processor(log, models, end, status).await?);
-        deadlines.extend(due(models, at, &status.projection).await?);
+        let processor = processor(log, models, end, status).await?;
+        if !processor.is_retired() {
+            deadlines.extend(due(models, at, &status.projection).await?);
+        }
+        items.push(processor);
     }
     let views = views(models, &items).await?;
     let Blocked { unsequenced, blockers } = blocked(log).await?;
@@ -167,7 +170,9 @@ where
     M: ViewStore + ?Sized,
 {
     let name = &status.projection;
+    let paused = models.paused(name).await?;
     let (lag, history_changed) = match status.state {
+        _ if paused.as_ref().is_some_and(|pause| pause.retired) => (None, false),
         ProjectionState::Deleting => (None, false),
         // The appends move its checkpoint.
         ProjectionState::Inline => (Some(Lag { events: 0, seconds: 0 }), false),
@@ -189,7 +194,7 @@ where
         history_changed,
         releases: List { items: releases, truncated: older > 0 },
         parked: parked(log, models, end, name).await?,
-        paused: models.paused(name).await?,
+        paused,
         skipped: List::first(models.skipped(name, None, MAX_SKIPPED + 1).await?, MAX_SKIPPED),
     })
 }

@@ -117,6 +117,13 @@ pub enum Answer {
         /// The number of events from the checkpoint to this one, including it.
         events: u64,
     },
+    /// The processor has not applied the event, and an operator has retired it.
+    Retired {
+        /// The retirement.
+        retired: Pause,
+        /// The checkpoint of the processor.
+        checkpoint: Position,
+    },
     /// The event has failed, and its aggregate is parked.
     Parked {
         /// The aggregate, which is parked from this event.
@@ -251,20 +258,24 @@ where
     if let Some(skipped) = Skips::of(skipped).get(event) {
         return Ok(Answer::Skipped { skipped: skipped.clone() });
     }
+    let paused = models.paused(processor).await?;
     // The parked aggregate is read last: the transaction that moves past an event also parks it.
     let mark = models.mark(processor).await?;
+    let checkpoint = mark.position;
     let seen = models.seen(processor, std::slice::from_ref(&event.stream)).await?;
     if let Some(parked) = models.parked(processor, Some(&event.stream), 1).await?.into_iter().next() {
-        return match event.version.cmp(&parked.from_version) {
-            Ordering::Less => Ok(Answer::Applied),
-            Ordering::Equal => Ok(Answer::Parked { failed: ParkedAggregate::of(parked, Some(event.recorded_at)) }),
-            Ordering::Greater => {
+        return match (event.version.cmp(&parked.from_version), paused.filter(|pause| pause.retired)) {
+            (Ordering::Less, _) => Ok(Answer::Applied),
+            (_, Some(retired)) => Ok(Answer::Retired { retired, checkpoint }),
+            (Ordering::Equal, None) => {
+                Ok(Answer::Parked { failed: ParkedAggregate::of(parked, Some(event.recorded_at)) })
+            }
+            (Ordering::Greater, None) => {
                 let recorded_at = log.event_at(parked.from_position).await?.map(|failed| failed.recorded_at);
                 Ok(Answer::Behind { failed: ParkedAggregate::of(parked, recorded_at) })
             }
         };
     }
-    let checkpoint = mark.position;
     match log.read_all(mark, 1, &Filter::all()).await {
         Err(error) if error.is_history_changed() => return Ok(Answer::HistoryChanged { checkpoint }),
         read => drop(read?),
@@ -274,8 +285,10 @@ where
     if is_seen || events == 0 {
         return Ok(Answer::Applied);
     }
-    if let Some(paused) = models.paused(processor).await? {
-        return Ok(Answer::Paused { paused, checkpoint, events });
+    match paused {
+        Some(retired) if retired.retired => return Ok(Answer::Retired { retired, checkpoint }),
+        Some(paused) => return Ok(Answer::Paused { paused, checkpoint, events }),
+        None => {}
     }
     Ok(match newest.filter(|_| releases.iter().any(|older| !older.filter.passes(event))) {
         Some(release) => Answer::NewerRelease { release, checkpoint, events },

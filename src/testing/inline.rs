@@ -27,6 +27,7 @@ use crate::rebuild::Rebuild;
 use crate::store::log::append::{Append, Outcome};
 use crate::store::log::inline::InlineStore;
 use crate::store::memory::model::MemoryReadModel;
+use crate::store::model::interventions::By;
 use crate::store::model::parking::{Parked, ParkedState, ParkingChange, Step};
 use crate::store::model::read_model::{ReadModel, Work};
 use crate::store::model::views::{ViewId, ViewStore};
@@ -71,6 +72,7 @@ macro_rules! inline_conformance {
             projection_with_a_parked_aggregate_is_refused,
             worker_of_the_same_name_applies_nothing_twice,
             returned_append_is_applied,
+            inline_projection_is_neither_paused_nor_retired,
         }
     };
     (@cases $fresh:expr; $($case:ident,)*) => {
@@ -476,6 +478,23 @@ where
         wait_for(&models, &log, &name, token, Duration::from_secs(10)).await.expect("the append is applied");
         assert_eq!(assert_agreement(&log, &models).await, number);
     }
+}
+
+/// The appends cannot wait.
+pub async fn inline_projection_is_neither_paused_nor_retired<S, M>(log: S, models: M)
+where
+    S: InlineStore<Tx = M::Tx> + Clone,
+    M: Noting,
+{
+    let log = noting_of(log, &models).await;
+    log.append(one("a", "x")).await.expect("an append that expects no version succeeds");
+    let (name, by) = (ProjectionName::new(Notes::<M>::NAME).expect("a valid name"), By::new("ada", "a test"));
+    for stopped in [models.pause(&name, &by).await, models.retire(&name, &by).await] {
+        let refused = stopped.expect_err("appends apply the projection");
+        assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
+    }
+    log.append(one("a", "y")).await.expect("the log is usable");
+    assert_eq!(assert_agreement(&log, &models).await, 2);
 }
 
 /// A view that counts the events of each payload.

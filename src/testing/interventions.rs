@@ -45,8 +45,12 @@ macro_rules! intervention_conformance {
             a_pause_refuses_a_beginning_a_turn_and_a_sweep,
             a_pause_keeps_the_first_operator,
             a_pause_of_a_name_that_never_ran_is_an_error,
+            a_retirement_refuses_steps_until_it_is_resumed,
+            a_retirement_replaces_a_pause_and_stays,
             no_step_commits_after_a_pause_has_returned,
             no_turn_commits_after_a_pause_has_returned,
+            no_step_commits_after_a_retirement_has_returned,
+            no_turn_commits_after_a_retirement_has_returned,
             a_skip_needs_the_version_that_is_parked,
             a_skip_is_kept_and_makes_the_aggregate_due,
             a_withdrawn_skip_is_listed_and_does_not_count,
@@ -163,6 +167,46 @@ pub async fn a_pause_of_a_name_that_never_ran_is_an_error<M: Counting>(model: &M
     assert_eq!(model.audit(9, None).await.expect("the audit is read"), []);
 }
 
+/// As a pause. After its end, a pause is no retirement.
+pub async fn a_retirement_refuses_steps_until_it_is_resumed<M: Counting>(model: &M) {
+    step(model, 0, 0).await.expect("a step commits");
+    assert!(model.retire(&totals(), &ada()).await.expect("a projection is retired"));
+    let retired = model.paused(&totals()).await.expect("a retirement can be read").expect("it is retired");
+    assert!(retired.retired && retired.by == ada(), "{retired:?}");
+    let refused = step(model, 1, 0).await.expect_err("the projection is retired");
+    assert!(matches!(refused.kind(), ErrorKind::CheckpointMoved { .. }), "{refused}");
+    assert!(model.resume(&totals(), &ada()).await.expect("a projection is resumed"));
+    assert_eq!(model.paused(&totals()).await.expect("a retirement can be read"), None);
+    step(model, 1, 2).await.expect("the step knows the newest count");
+    assert!(model.pause(&totals(), &ada()).await.expect("a projection is paused"));
+    let pause = model.paused(&totals()).await.expect("a pause can be read").expect("it is paused");
+    assert!(!pause.retired, "{pause:?}");
+}
+
+/// A retirement has its own operator, time and reason, and nothing but the end of it changes them.
+pub async fn a_retirement_replaces_a_pause_and_stays<M: Counting>(model: &M) {
+    model.begin(&totals(), nothing()).await.expect("a projection begins");
+    assert!(model.pause(&totals(), &ada()).await.expect("a projection is paused"));
+    let pause = model.paused(&totals()).await.expect("a pause can be read").expect("it is paused");
+    let bob = By::new("bob", "replaced by sums");
+    assert!(model.retire(&totals(), &bob).await.expect("a projection is retired"));
+    let retired = model.paused(&totals()).await.expect("a retirement can be read").expect("it is retired");
+    assert!(retired.retired && retired.by == bob && retired.since >= pause.since, "{retired:?} after {pause:?}");
+    assert!(!model.retire(&totals(), &ada()).await.expect("a retired projection is no error"));
+    assert!(!model.pause(&totals(), &ada()).await.expect("a retired projection is no error"));
+    assert_eq!(model.paused(&totals()).await.expect("a retirement can be read"), Some(retired));
+    let actions: Vec<_> =
+        model.audit(9, None).await.expect("the audit is read").iter().map(|entry| entry.action).collect();
+    assert_eq!((changes(model).await, actions), (2, vec![Action::Retire, Action::Pause]));
+    let refused = model.begin(&totals(), M::count()).await.expect_err("it is retired");
+    assert!(matches!(refused.kind(), ErrorKind::Paused { retired: true, .. }), "{refused}");
+    let told = "projection totals is retired by bob: replaced by sums; `retell resume` ends it";
+    assert_eq!(refused.to_string(), told);
+    assert!(model.resume(&totals(), &bob).await.expect("a projection is resumed"));
+    assert!(!model.resume(&totals(), &bob).await.expect("a running projection is no error"));
+    model.begin(&totals(), M::count()).await.expect("a projection begins");
+}
+
 /// The time between the beginning of a pause and the end of the transaction in progress. A longer time only finds a fault more surely.
 const IN_PROGRESS: Duration = Duration::from_millis(100);
 
@@ -180,15 +224,16 @@ fn slow<M: Counting>() -> (Work<M::Tx>, oneshot::Receiver<()>) {
     (work, has_begun)
 }
 
-/// Pauses the projection during a transaction, and checks that it is counted at the end exactly if it was when the pause had returned.
-async fn pause_during<M: Counting>(
+/// Pauses or retires the projection during a transaction, and checks that it is counted at the end exactly if it was when the call had returned.
+async fn stop_during<M: Counting>(
     model: &M,
+    stop: Intervention,
     transaction: impl Future<Output = Result<()>>,
     begun: oneshot::Receiver<()>,
 ) {
     let paused = async {
         begun.await.expect("the work begins");
-        model.pause(&totals(), &ada()).await.expect("a projection is paused");
+        model.intervene(&totals(), stop, &ada()).await.expect("a projection is stopped");
         model.counted().await.expect("the read succeeds")
     };
     let (ended, counted) = futures::join!(transaction, paused);
@@ -196,20 +241,38 @@ async fn pause_during<M: Counting>(
     assert_eq!(u32::from(ended.is_ok()), counted);
 }
 
-/// A pause waits for the step in progress, or refuses it.
-pub async fn no_step_commits_after_a_pause_has_returned<M: Counting>(model: &M) {
+async fn stop_during_a_step<M: Counting>(model: &M, stop: Intervention) {
     model.commit(Step::new(&totals(), Position::ZERO, Position::ZERO), nothing()).await.expect("a step commits");
     let (work, begun) = slow::<M>();
     let step = Step::new(&totals(), Position::ZERO, Position::new(1));
-    pause_during(model, model.commit(step, work), begun).await;
+    stop_during(model, stop, model.commit(step, work), begun).await;
+}
+
+async fn stop_during_a_turn<M: Counting>(model: &M, stop: Intervention) {
+    model.begin(&totals(), nothing()).await.expect("a projection begins");
+    let (work, begun) = slow::<M>();
+    let turn: Turn<M::Tx> = Box::new(|tx, _| work(tx));
+    stop_during(model, stop, model.turn(&totals(), 0, vec![stream("a")], turn), begun).await;
+}
+
+/// A pause waits for the step in progress, or refuses it.
+pub async fn no_step_commits_after_a_pause_has_returned<M: Counting>(model: &M) {
+    stop_during_a_step(model, Intervention::Pause).await;
 }
 
 /// A pause waits for the turns in progress, or refuses them, although turns do not exclude each other.
 pub async fn no_turn_commits_after_a_pause_has_returned<M: Counting>(model: &M) {
-    model.begin(&totals(), nothing()).await.expect("a projection begins");
-    let (work, begun) = slow::<M>();
-    let turn: Turn<M::Tx> = Box::new(|tx, _| work(tx));
-    pause_during(model, model.turn(&totals(), 0, vec![stream("a")], turn), begun).await;
+    stop_during_a_turn(model, Intervention::Pause).await;
+}
+
+/// As a pause.
+pub async fn no_step_commits_after_a_retirement_has_returned<M: Counting>(model: &M) {
+    stop_during_a_step(model, Intervention::Retire).await;
+}
+
+/// As a pause.
+pub async fn no_turn_commits_after_a_retirement_has_returned<M: Counting>(model: &M) {
+    stop_during_a_turn(model, Intervention::Retire).await;
 }
 
 /// Only the event that the aggregate is parked from can be skipped.
@@ -307,6 +370,7 @@ pub async fn each_change_has_its_record<M: Counting>(model: &M) {
     model.register_processor(&totals(), &release).await.expect("a release is registered");
     let changes = [
         Intervention::Pause,
+        Intervention::Retire,
         Intervention::RetryParked(stream("a")),
         Intervention::SkipParked { stream: stream("a"), version: Version::new(3), event_id: None },
         Intervention::WithdrawSkip { stream: stream("a"), version: Version::new(3) },
@@ -316,7 +380,7 @@ pub async fn each_change_has_its_record<M: Counting>(model: &M) {
     for change in &changes {
         assert!(model.intervene(&totals(), change.clone(), &ada()).await.expect("a change is made"), "{change:?}");
     }
-    for change in [Intervention::Resume, changes[3].clone(), changes[4].clone(), Intervention::RetryParked(stream("b"))]
+    for change in [Intervention::Resume, changes[4].clone(), changes[5].clone(), Intervention::RetryParked(stream("b"))]
     {
         assert!(!model.intervene(&totals(), change, &ada()).await.expect("nothing is there to change"));
     }

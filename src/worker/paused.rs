@@ -1,4 +1,4 @@
-//! A worker of a paused projection waits until the projection is resumed.
+//! A worker of a paused or retired projection waits until the projection is resumed.
 
 use tokio::time::Instant;
 
@@ -15,8 +15,9 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
     /// # Errors
     /// [`ErrorKind::Paused`](crate::ErrorKind::Paused) if the worker only catches up, or is stopped.
     pub(super) async fn wait_while_paused(&mut self) -> Result<bool> {
-        let (models, name, mut was_paused) = (&self.job.models, &self.name, false);
+        let mut was_paused = false;
         loop {
+            let (models, name) = (&self.job.models, &self.name);
             let pause = retry_transient(&self.stop, self.delays(), || models.paused(name)).await?;
             self.next_pause_look = Instant::now() + self.job.options.sweep;
             let Some(pause) = pause else { break };
@@ -24,17 +25,21 @@ impl<M: ReadModel, O> Runner<'_, M, O> {
                 return Err(pause.refuse(name));
             }
             was_paused = true;
+            // A newer release does not end this wait.
+            self.go_on_after_deploy();
             self.feed.go_away();
-            self.job.reporter.is_paused(pause.since, pause.to_string());
+            let on = if pause.retired { Wait::Retired } else { Wait::Paused };
+            self.job.reporter.is_paused(on, pause.since, pause.to_string());
             self.job.reporter.runs();
             let _rest = self.pulse.rest();
             self.stop.run_until_cancelled(tokio::time::sleep(self.job.options.sweep)).await;
             if self.stop.is_cancelled() {
-                return Err(pause.refuse(name));
+                return Err(pause.refuse(&self.name));
             }
         }
         if was_paused {
             self.job.reporter.done(Wait::Paused);
+            self.job.reporter.done(Wait::Retired);
             self.feed.come_back();
         }
         Ok(was_paused)

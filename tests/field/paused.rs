@@ -218,6 +218,47 @@ async fn worker_per_aggregate_starts_paused<S: EventStore + Clone, M: ViewStore 
     starts_paused(site, true).await;
 }
 
+fn is_retired(status: &Status) -> bool {
+    status.waits.iter().any(|waiting| waiting.on == Wait::Retired)
+}
+
+/// A program still has the projection when an operator retires it.
+async fn retired_worker_waits_until_it_is_resumed<S, M>(Site { store, models, database: _database }: Site<S, M>)
+where
+    S: EventStore + Clone,
+    M: ViewStore + Clone,
+{
+    let start = || Working::start(Amounts::new(1), &store, &models, None, false);
+    append(&store, "0", 1).await;
+    let mut worker = start();
+    until_row(&models, "0", &[1]).await;
+    models.pause(&amounts(), &ada()).await.unwrap();
+    worker.until("the worker is paused", is_paused).await;
+    let bob = By::new("bob", "replaced by sums");
+    assert!(operate::retire(&models, &amounts(), &bob).await.unwrap());
+    let status = worker.until("the worker is retired", is_retired).await;
+    assert!(!is_paused(&status), "{status}");
+    assert!(
+        status.to_string().starts_with("retired since ") && status.to_string().ends_with(": bob: replaced by sums"),
+        "{status}"
+    );
+    append(&store, "0", 2).await;
+    let before = written(&models).await;
+    worker.stop().await;
+
+    let mut worker = start();
+    worker.until("the worker starts retired", is_retired).await;
+    let refused = Worker::view(Amounts::new(1), store.clone(), models.clone()).catch_up().await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Paused { retired: true, .. }), "{refused}");
+    let why = operate::why(&store, &models, Position::new(2), &amounts()).await.unwrap().unwrap();
+    assert!(matches!(&why.answer, Answer::Retired { retired, .. } if retired.by == bob), "{why:?}");
+    assert_eq!(written(&models).await, before);
+    assert!(operate::resume(&models, &amounts(), &bob).await.unwrap());
+    until_row(&models, "0", &[1, 2]).await;
+    worker.until("the worker continues", |status| !is_retired(status)).await;
+    worker.stop().await;
+}
+
 async fn until_parked(models: &impl ViewStore, processor: &ProjectionName, version: u64) {
     let parked = async {
         loop {
@@ -371,6 +412,7 @@ on_every_store!(
     nothing_commits_per_aggregate_after_a_pause,
     worker_that_starts_during_a_pause_waits,
     worker_per_aggregate_starts_paused,
+    retired_worker_waits_until_it_is_resumed,
     skipped_event_is_left_out_of_every_replay,
     skipped_event_per_aggregate_is_left_out,
     deadline_of_a_paused_process_waits,

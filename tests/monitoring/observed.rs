@@ -108,6 +108,25 @@ fn gauges_follow_the_report() {
                 ("retell_processor_state{processor=fragile,state=paused}", 1.0),
             ],
         );
+
+        // Nothing of a retired processor is left for an alert.
+        for retired in ["fragile", "alarms"] {
+            models.retire(&name(retired), &By::new("ada", "replaced")).await.unwrap();
+        }
+        observer.observe().await.unwrap();
+        let all = recorded.all();
+        for gauge in ["lag_events", "lag_seconds", "parked", "dead", "parked_oldest_seconds", "deadlines_due"] {
+            for retired in ["fragile", "alarms"] {
+                assert_values(&all, &[(format!("retell_{gauge}{{processor={retired}}}").as_str(), 0.0)]);
+            }
+        }
+        assert_values(
+            &all,
+            &[
+                ("retell_processor_state{processor=fragile,state=paused}", 0.0),
+                ("retell_processor_state{processor=fragile,state=retired}", 1.0),
+            ],
+        );
     });
 }
 

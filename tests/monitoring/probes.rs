@@ -252,10 +252,15 @@ async fn worker_behind_a_deploy_is_not_ready() {
         RegisteredProcessor::new(ProcessorKind::Projection, Filter::of::<Added>().unwrap(), Utc::now(), "newer");
     models.register_processor(&name, &newer).await.unwrap();
     log.append_events(("probe", "1"), ExpectedVersion::Any, [Added]).await.unwrap();
-    let running = App::new(log, models).with_health(often()).projection(projection).start();
-    let seen =
-        until(&mut running.health(), |health| causes(&health.ready()).contains(&("troubled", Cause::Deploy))).await;
+    let running = App::new(log, models.clone()).with_health(often()).projection(projection).start();
+    let mut health = running.health();
+    let seen = until(&mut health, |health| causes(&health.ready()).contains(&("troubled", Cause::Deploy))).await;
     assert!(!seen.ready().yes && seen.degraded().yes && seen.live().yes, "{seen:#?}");
+
+    // A worker that is retired waits for no deploy.
+    models.retire(&name, &By::new("ada", "replaced")).await.unwrap();
+    let seen = until(&mut health, |health| causes(&health.degraded()) == [("troubled", Cause::Retired)].into()).await;
+    assert!(seen.ready().yes && seen.is_good(), "{seen:#?}");
     running.stop().await.unwrap();
 }
 
@@ -286,15 +291,18 @@ async fn trouble_of_operators_is_degraded_and_told_once() {
     let seen = until(&mut health, has(Cause::Paused)).await;
     assert_eq!(seen.degraded().problems.last().and_then(|problem| problem.detail.clone()).as_deref(), Some("1"));
     until(&mut health, |health| health.ready().yes && has(Cause::Paused)(health)).await;
+    models.retire(&name, &by).await.unwrap();
+    until(&mut health, |health| health.ready().yes && has(Cause::Retired)(health) && !has(Cause::Paused)(health)).await;
     models.resume(&name, &by).await.unwrap();
-    until(&mut health, |health| !has(Cause::Paused)(health)).await;
+    until(&mut health, |health| !has(Cause::Retired)(health)).await;
 
     let stream = StreamId::parse("probe", "1").unwrap();
     retell::operate::skip_parked(&log, &models, &name, (&stream, Version::new(1)), &by).await.unwrap();
     until(&mut health, |health| !has(Cause::Parked)(health)).await;
     running.stop().await.unwrap();
     let (skipped, parked) = (NoticeKind::Skipped { position: 1 }, NoticeKind::Parked { aggregates: 1, position: 1 });
-    let expected = [parked, NoticeKind::Paused, NoticeKind::Resumed, skipped, NoticeKind::Unparked];
+    let (paused, retired) = (NoticeKind::Paused, NoticeKind::Retired);
+    let expected = [parked, paused, retired, NoticeKind::Resumed, skipped, NoticeKind::Unparked];
     assert_eq!(*heard.lock().unwrap(), expected);
 }
 

@@ -9,11 +9,12 @@ mod held;
 mod limits;
 mod planted;
 mod prune;
+mod retired;
 mod stream;
 mod why;
 
-use retell::store::{ProcessorKind, ProjectionState, RegisteredProcessor};
-use retell::{Filter, operate};
+use retell::store::{By, ProcessorKind, ProjectionState, RegisteredProcessor};
+use retell::{ErrorKind, Filter, operate};
 use serde_json::Value;
 
 use databases::{Database, Place};
@@ -81,7 +82,9 @@ on_each_store!(
     super::prune::pruned_reaction_handles_nothing_again as pruned_reaction_handles_nothing_again,
     super::prune::running_worker_learns_the_new_start as running_worker_learns_the_new_start,
     super::prune::rows_that_a_reaction_needs_stay as rows_that_a_reaction_needs_stay,
+    super::prune::retired_reaction_handles_nothing_again as retired_reaction_handles_nothing_again,
     super::prune::keys_of_today_are_never_deleted as keys_of_today_are_never_deleted,
+    super::retired::retired_processor_needs_no_attention as retired_processor_needs_no_attention,
 );
 
 async fn sqlite_of(database: &Database) -> (retell::SqliteStore, retell::SqliteReadModel) {
@@ -166,6 +169,8 @@ async fn states_are_reported(log: &impl Log, models: &impl Models, place: &Place
     let of = |name: &str| report.processors.items.iter().find(|one| one.name.as_str() == name).unwrap();
     let lost = of("lost");
     assert_eq!((lost.state, lost.lag, lost.history_changed), (ProjectionState::Deleting, None, false));
+    let refused = operate::retire(models, &planted::name("lost"), &By::new("ada", "replaced")).await.unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Invalid(_)), "{refused}");
     let why = operate::why_each(log, models, retell::Position::new(3)).await.unwrap().unwrap();
     let answer = |name: &str| why.items.iter().find(|one| one.processor.as_str() == name).unwrap().answer.clone();
     assert_eq!(answer("lost"), operate::Answer::Deleting);

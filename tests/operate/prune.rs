@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use retell::event::{AnyEvent, NewEvent};
 use retell::operate::{self, PruneOptions, PruneTarget, Pruned};
-use retell::store::{Action, By, Inspect, Outcome, Step};
+use retell::store::{Action, By, Inspect, Intervention, Outcome, Step};
 use retell::{
     Append, BoxError, CancellationToken, Codec, DeadlineStore, Envelope, ErrorKind, EventReader, EventStore, EventType,
     ExpectedVersion, IdempotencyKey, Mark, Position, Reaction, RelayStore, StartFrom, ViewStore, Worker, async_trait,
@@ -157,6 +157,18 @@ pub(crate) async fn rows_that_a_reaction_needs_stay(log: &impl Log, models: &imp
     assert!(pruned.rows() == 0 && pruned.parts[0].held_by.is_none(), "{pruned:?}");
 }
 
+/// A retired reaction may be resumed, so its inbox stays after its checkpoint.
+pub(crate) async fn retired_reaction_handles_nothing_again(log: &impl Log, models: &impl Models) {
+    fill(log, 3).await;
+    let sending = Sending::new(log, models);
+    assert_eq!(sending.send().await, 3);
+    models.reset(&name("mails"), Mark::START, nothing()).await.unwrap();
+    models.retire(&name("mails"), &by()).await.unwrap();
+    assert_eq!(inbox(log, models, &any_age()).await.rows(), 0);
+    models.resume(&name("mails"), &by()).await.unwrap();
+    assert_eq!(sending.send().await, 3);
+}
+
 pub(crate) async fn keys_of_today_are_never_deleted(log: &impl Log, models: &impl Models) {
     for target in [Duration::ZERO, Duration::from_secs(24 * 3_600 - 1)].map(PruneOptions::older_than) {
         let refused = operate::prune(log, models, PruneTarget::Keys, &target, &by()).await;
@@ -213,7 +225,17 @@ async fn old_keys_are_deleted(log: &impl Log, models: &impl Models, place: &Plac
     let planned = operate::prunable(log, models, PruneTarget::Keys, &week).await.unwrap();
     let holder = planned.parts[0].held_by.clone().unwrap();
     assert_eq!((planned.rows(), holder.reaction, holder.position.get()), (2, name("mails"), 3));
-    models.commit(Step::new(&name("mails"), mark(3), mark(6)), nothing()).await.unwrap();
+    // A pause may end, and a retirement is meant to be final.
+    for (retires, rows) in [(false, 2), (true, 4)] {
+        let change = if retires { Intervention::Retire } else { Intervention::Pause };
+        models.intervene(&name("mails"), change, &by()).await.unwrap();
+        let planned = operate::prunable(log, models, PruneTarget::Keys, &week).await.unwrap();
+        assert_eq!((planned.rows(), planned.parts[0].held_by.is_none()), (rows, retires));
+    }
+    models.resume(&name("mails"), &by()).await.unwrap();
+    let changes = models.parking(&name("mails")).await.unwrap().changes;
+    let step = Step::new(&name("mails"), mark(3), mark(6)).with_parking(changes, Vec::new());
+    models.commit(step, nothing()).await.unwrap();
     let planned = operate::prunable(log, models, PruneTarget::Keys, &week).await.unwrap();
     assert_eq!((planned.rows(), planned.parts[0].through), (4, Some(Position::new(5))));
     assert!(planned.parts[0].held_by.is_none() && planned.is_complete, "{planned:?}");
@@ -228,7 +250,7 @@ async fn old_keys_are_deleted(log: &impl Log, models: &impl Models, place: &Plac
     assert_eq!(keyed(log, 9, "a").await, Outcome::Written);
     let audit = operate::audit(models, 10, None).await.unwrap();
     let entries: Vec<_> = audit.iter().map(|entry| (entry.action, entry.target.as_str(), entry.count)).collect();
-    assert_eq!(entries, [(Action::PruneKeys, "keys 5", 2), (Action::PruneKeys, "keys 5", 2)]);
+    assert_eq!(entries[..2], [(Action::PruneKeys, "keys 5", 2), (Action::PruneKeys, "keys 5", 2)]);
 }
 
 #[tokio::test]

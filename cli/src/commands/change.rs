@@ -1,4 +1,4 @@
-//! `retell pause`, `resume`, `parked skip` and `audit`: what operators change, and what they have changed.
+//! `retell pause`, `retire`, `resume`, `parked skip` and `audit`: what operators change, and what they have changed.
 
 use retell::{ProjectionName, StreamId, Version};
 use serde_json::json;
@@ -15,6 +15,17 @@ pub(super) async fn pause(session: &Session, processor: &ProjectionName, because
     let by = because.by();
     let is_new = session.call("pause the processor", session.stores.models.pause(processor, &by)).await?;
     done(is_new, &format!("{processor} is paused"), &format!("{processor} was paused already"))
+}
+
+pub(super) async fn retire(
+    session: &Session,
+    processor: &ProjectionName,
+    because: &Because,
+) -> Result<Answer, Failure> {
+    confirm(&format!("retire {processor}"), because.yes)?;
+    let by = because.by();
+    let is_new = session.call("retire the processor", session.stores.models.retire(processor, &by)).await?;
+    done(is_new, &format!("{processor} is retired"), &format!("{processor} was retired already"))
 }
 
 pub(super) async fn resume(

@@ -82,6 +82,7 @@ async fn in_session(session: &Session, command: &Command, out: &Out) -> Result<E
         }
         Command::Migrate(_) => migrate::of_open_stores()?,
         Command::Pause { processor, because } => change::pause(session, processor, because).await?,
+        Command::Retire { processor, because } => change::retire(session, processor, because).await?,
         Command::Resume { processor, because } => change::resume(session, processor, because).await?,
         Command::Audit { lines } => change::audit(session, *lines).await?,
         Command::Doctor(doctor) if doctor.after_restore => doctor::after_restore(session, doctor).await?,

@@ -1,7 +1,7 @@
 //! `retell status`.
 
 use retell::operate::{self, Blocked, Count, Deadlines, Lag, List, Order, Processor, RelayPlace, Report};
-use retell::store::{Blocker, Hold, ProcessorKind, ProjectionState};
+use retell::store::{Blocker, Hold, Pause, ProcessorKind, ProjectionState};
 
 use crate::args::Status;
 use crate::commands::{age, count, sizes, time};
@@ -115,11 +115,16 @@ fn of_processor(processor: &Processor, limits: &Status) -> Vec<Diagnostic> {
         found.push(Diagnostic::finding("history_changed", format!("{name}: {text}")));
     }
     found.extend(processor.lag.and_then(|lag| behind(name.as_str(), lag, limits)));
-    if let Some(pause) = &processor.paused {
-        let text = format!("{name}: paused by {} since {}: {}", pause.by.who, time(pause.since), pause.by.reason);
-        found.push(Diagnostic::finding("paused", text));
+    if let Some(Pause { since, by, retired, .. }) = &processor.paused {
+        let text = |state| format!("{name}: {state} by {} since {}: {}", by.who, time(*since), by.reason);
+        // A retirement is a decision, so it is no finding.
+        found.push(if *retired {
+            Diagnostic::note("retired", text("retired"))
+        } else {
+            Diagnostic::finding("paused", text("paused"))
+        });
     }
-    if parked.waiting.count + parked.dead.count > 0 {
+    if parked.waiting.count + parked.dead.count > 0 && !processor.is_retired() {
         let (waiting, dead) = (at_least(parked.waiting), at_least(parked.dead));
         let text = format!("{name}: has parked aggregates, {waiting} retried and {dead} given up");
         found.push(Diagnostic::finding("parked", text));
@@ -230,6 +235,7 @@ fn kind(kind: Option<ProcessorKind>) -> &'static str {
 fn processor(processor: &Processor) -> Vec<String> {
     let state = match (processor.state, processor.order) {
         _ if processor.history_changed => "other history",
+        _ if processor.is_retired() => "retired",
         _ if processor.paused.is_some() => "paused",
         (ProjectionState::Running, Order::Log) => "log order",
         (ProjectionState::Running, Order::Aggregate) => "per aggregate",
@@ -243,7 +249,7 @@ fn processor(processor: &Processor) -> Vec<String> {
         kind(processor.kind).to_owned(),
         state.to_owned(),
         processor.checkpoint.to_string(),
-        lag(processor.lag),
+        if processor.is_retired() { "-".to_owned() } else { lag(processor.lag) },
         waiting,
         dead,
     ]

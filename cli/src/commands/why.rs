@@ -1,8 +1,8 @@
 //! `retell why`.
 
-use retell::ProjectionName;
 use retell::operate::{Answer as Told, EventRef, List, Located, ParkedAggregate, Why};
 use retell::store::Pause;
+use retell::{Position, ProjectionName};
 use serde_json::Value;
 
 use crate::commands::{count, time};
@@ -38,7 +38,8 @@ pub(super) async fn answer(
             vec![why.processor.to_string(), answer.to_owned(), because]
         }),
     );
-    let missing = whys.iter().filter(|why| !matches!(why.answer, Told::Applied | Told::NotWanted { .. }));
+    let is_expected = |answer: &Told| matches!(answer, Told::Applied | Told::NotWanted { .. } | Told::Retired { .. });
+    let missing = whys.iter().filter(|why| !is_expected(&why.answer));
     let mut diagnostics: Vec<_> = missing.map(missing_in).collect();
     if whys.is_empty() {
         diagnostics.push(Diagnostic::note("no_processors", "no processor has run on these read models"));
@@ -75,10 +76,8 @@ fn told(answer: &Told) -> (&'static str, String) {
         Told::Skipped { skipped } => {
             ("skipped", format!("by {} at {}: {}", skipped.by.who, time(skipped.at), skipped.by.reason))
         }
-        Told::Paused { paused, checkpoint, .. } => {
-            let Pause { since, by, .. } = paused;
-            ("paused", format!("it is at {checkpoint}, by {} since {}: {}", by.who, time(*since), by.reason))
-        }
+        Told::Paused { paused, checkpoint, .. } => ("paused", pause(paused, *checkpoint)),
+        Told::Retired { retired, checkpoint } => ("retired", pause(retired, *checkpoint)),
         Told::Parked { failed } => ("parked", parked(failed)),
         Told::Behind { failed } => ("behind a parked event", parked(failed)),
         Told::NotReached { checkpoint, events } => {
@@ -93,6 +92,10 @@ fn told(answer: &Told) -> (&'static str, String) {
         }
         _ => ("unknown", String::new()),
     }
+}
+
+fn pause(Pause { since, by, .. }: &Pause, checkpoint: Position) -> String {
+    format!("it is at {checkpoint}, by {} since {}: {}", by.who, time(*since), by.reason)
 }
 
 fn parked(failed: &ParkedAggregate) -> String {

@@ -9,7 +9,7 @@ use crate::databases::{Database, Place};
 use crate::tool::Tool;
 
 /// A command of each kind. The last ones change something.
-pub(crate) const COMMANDS: [&str; 24] = [
+pub(crate) const COMMANDS: [&str; 25] = [
     "status",
     "why 1",
     "why 1 totals",
@@ -32,6 +32,7 @@ pub(crate) const COMMANDS: [&str; 24] = [
     "parked retry totals order/9 --yes",
     "parked skip totals order/1 2 --reason poison --yes",
     "pause totals --reason repair --yes",
+    "retire totals --reason replaced --yes",
     "resume totals --reason repaired --yes",
     "doctor --after-restore --set-back --yes",
 ];

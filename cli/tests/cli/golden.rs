@@ -11,7 +11,7 @@ use crate::steady::steady;
 use crate::tool::Tool;
 
 /// The commands of each file, in this order.
-const CASES: [(&str, &[&str]); 12] = [
+const CASES: [(&str, &[&str]); 13] = [
     ("status", &["status", "status --max-age 1000000000 --max-lag 3", "status --max-lag 100"]),
     ("why", &["why 2", "why 3 totals", "why 00000000-0000-0000-0000-000000000004 audit", "why 99", "why 2 unknown"]),
     ("event", &["event 1", "event 7", "event 8", "event 9", "event 10", "event 11", "event 99", "event scale"]),
@@ -123,6 +123,18 @@ const CASES: [(&str, &[&str]); 12] = [
             "doctor --after-restore --set-back --reason restored --as ada --yes",
             "doctor --after-restore",
             "audit",
+        ],
+    ),
+    (
+        "retire",
+        &[
+            "retire totals --reason replaced --as ada",
+            "retire totals --reason replaced --as ada --yes",
+            "pause totals --reason repair --as ada --yes",
+            "why 6 totals",
+            "status --max-age 1000000000",
+            "resume totals --reason kept --as ada --yes",
+            "audit -n 2",
         ],
     ),
 ];

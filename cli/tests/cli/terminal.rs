@@ -39,8 +39,9 @@ async fn change_is_made_only_after_a_yes() {
     crate::planted(&database).await;
     let tool = Tool::of(&database.place);
     let before = changes(&tool);
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["pause", "totals", "--reason", "repair"], "pause totals? [y/N]"),
+        (&["retire", "totals", "--reason", "replaced"], "retire totals? [y/N]"),
         (&["resume", "totals", "--reason", "repaired"], "resume totals? [y/N]"),
         (&["parked", "skip", "totals", "order/1", "2", "--reason", "poison"], "skip version 2 of order/1 in totals"),
         (&["parked", "retry", "totals", "order/9"], "retry"),
@@ -58,7 +59,7 @@ async fn change_is_made_only_after_a_yes() {
     }
     // Without a terminal, no person can answer.
     assert_eq!(tool.run(["pause", "totals", "--reason", "repair"]).exit, 4);
-    assert_eq!(changes(&tool), before + 4);
+    assert_eq!(changes(&tool), before + 5);
 }
 
 #[tokio::test]

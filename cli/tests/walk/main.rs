@@ -104,6 +104,10 @@ async fn the_guide_answers_each_question() {
     until(&tool, is_idle);
     page.shows(&tool, &["audit"], 0);
 
+    page.shows(&tool, &["retire", "search", "--reason", "replaced by finder", "--as", "ada", "--yes"], 0);
+    page.shows(&tool, &["status"], 0);
+    page.shows(&tool, &["resume", "search", "--reason", "still in use", "--as", "ada", "--yes"], 0);
+
     let mut session = PgConnection::connect(&shop.store).await.unwrap();
     let hold = "BEGIN; SELECT pg_advisory_xact_lock(retell.lane_key(), 64)";
     sqlx::raw_sql(hold).execute(&mut session).await.unwrap();

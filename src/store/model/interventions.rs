@@ -71,7 +71,9 @@ impl By {
 pub enum Intervention {
     /// Pauses the projection.
     Pause,
-    /// Ends a pause.
+    /// Retires the projection: pauses it, and the pause is meant to be final.
+    Retire,
+    /// Ends a pause or a retirement.
     Resume,
     /// Makes a parked aggregate due, as [`retry_parked`](crate::ReadModel::retry_parked).
     RetryParked(StreamId),
@@ -100,6 +102,7 @@ impl Intervention {
     pub fn action(&self) -> Action {
         match self {
             Self::Pause => Action::Pause,
+            Self::Retire => Action::Retire,
             Self::Resume => Action::Resume,
             Self::RetryParked(_) => Action::RetryParked,
             Self::SkipParked { .. } => Action::SkipParked,
@@ -111,7 +114,7 @@ impl Intervention {
     /// Returns the target of the record: the projection, and the aggregate and version if there are any.
     pub fn target(&self, projection: &ProjectionName) -> String {
         match self {
-            Self::Pause | Self::Resume => projection.to_string(),
+            Self::Pause | Self::Retire | Self::Resume => projection.to_string(),
             Self::RetryParked(stream) => format!("{projection} {stream}"),
             Self::SkipParked { stream, version, .. } | Self::WithdrawSkip { stream, version } => {
                 format!("{projection} {stream} {version}")
@@ -125,6 +128,17 @@ impl Intervention {
     pub fn counts(&self) -> bool {
         !matches!(self, Self::RetryParked(_))
     }
+
+    /// Returns the pause that this change begins in place of `before`; `None` if `before` stays. Only a retirement replaces a pause, and nothing
+    /// replaces a retirement.
+    pub fn pause_after(&self, before: Option<&Pause>, by: &By) -> Option<Pause> {
+        let pause = match self {
+            Self::Pause => Pause::now(by),
+            Self::Retire => Pause::now(by).with_retired(true),
+            _ => return None,
+        };
+        before.is_none_or(|before| pause.retired && !before.retired).then_some(pause)
+    }
 }
 
 /// The kind of a change in the [audit](AuditEntry).
@@ -134,7 +148,9 @@ impl Intervention {
 pub enum Action {
     /// A projection was paused.
     Pause,
-    /// A pause was ended.
+    /// A projection was retired.
+    Retire,
+    /// A pause or a retirement was ended.
     Resume,
     /// A parked aggregate was made due.
     RetryParked,
@@ -165,6 +181,7 @@ pub enum Action {
 impl Action {
     const ALL: [Self; 14] = [
         Self::Pause,
+        Self::Retire,
         Self::Resume,
         Self::RetryParked,
         Self::SkipParked,
@@ -184,6 +201,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "pause",
+            Self::Retire => "retire",
             Self::Resume => "resume",
             Self::RetryParked => "retry_parked",
             Self::SkipParked => "skip_parked",
@@ -279,12 +297,14 @@ pub struct Pause {
     /// The operator and their reason.
     #[serde(flatten)]
     pub by: By,
+    /// Whether it is meant to be final, because no program has the projection any more.
+    pub retired: bool,
 }
 
 impl Pause {
     /// Creates a pause from its parts.
     pub fn new(since: DateTime<Utc>, by: By) -> Self {
-        Self { since, by }
+        Self { since, by, retired: false }
     }
 
     /// Creates a pause that begins now.
@@ -292,10 +312,15 @@ impl Pause {
         Self::new(Utc::now().trunc_subsecs(6), by.clone())
     }
 
+    /// Sets whether the pause is meant to be final.
+    pub fn with_retired(self, retired: bool) -> Self {
+        Self { retired, ..self }
+    }
+
     /// Returns the error of a call that a pause of `projection` refuses.
     pub fn refuse(self, projection: &ProjectionName) -> Error {
-        let Self { since, by: By { who, reason } } = self;
-        ErrorKind::Paused { projection: projection.clone(), since, who, reason }.into()
+        let Self { since, by: By { who, reason }, retired } = self;
+        ErrorKind::Paused { projection: projection.clone(), since, who, reason, retired }.into()
     }
 }
 
@@ -305,15 +330,15 @@ impl fmt::Display for Pause {
     }
 }
 
-/// Refuses to pause a projection that no worker runs.
+/// Refuses to pause or retire a projection that no worker runs.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] if appends apply the projection, or if it is being deleted.
 pub fn check_pausable(projection: &ProjectionName, state: ProjectionState) -> Result<()> {
     let problem = match state {
         ProjectionState::Running => return Ok(()),
-        ProjectionState::Inline => "is applied inline by the appends: it cannot be paused",
-        ProjectionState::Deleting => "is being deleted: it cannot be paused",
+        ProjectionState::Inline => "is applied inline by the appends: it cannot be paused or retired",
+        ProjectionState::Deleting => "is being deleted: it cannot be paused or retired",
     };
     Err(ErrorKind::Invalid(format!("projection {projection} {problem}")).into())
 }

@@ -158,7 +158,7 @@ pub trait ReadModel: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the projection has applied events in log order, because the store then has no progress per aggregate, and
-    /// [`ErrorKind::Paused`] if it is [paused](Self::pause). Otherwise the errors of [`commit`](Self::commit).
+    /// [`ErrorKind::Paused`] if it is [paused](Self::pause) or [retired](Self::retire). Otherwise the errors of [`commit`](Self::commit).
     ///
     /// # Cancel safety
     /// A dropped call may still commit.
@@ -227,14 +227,14 @@ pub trait ReadModel: Send + Sync + 'static {
     async fn forget_processor(&self, projection: &ProjectionName, processor: &RegisteredProcessor) -> Result<bool>;
 
     /// Makes the change `intervention` of the operator `by` to `projection`, and writes its [record](Self::audit), in one transaction. Returns
-    /// whether it changed anything; if not, nothing is recorded. [`pause`](Self::pause), [`resume`](Self::resume),
-    /// [`skip_parked`](Self::skip_parked) and the functions of [`operate`](crate::operate) call it.
+    /// whether it changed anything; if not, nothing is recorded. [`pause`](Self::pause), [`retire`](Self::retire),
+    /// [`resume`](Self::resume), [`skip_parked`](Self::skip_parked) and the functions of [`operate`](crate::operate) call it.
     ///
     /// The default refuses: a read model that does not keep interventions works in every other way.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownProjection`] as [`check_name`](Self::check_name), [`ErrorKind::Invalid`] if the read model keeps no interventions,
-    /// if a text of `by` [does not fit](By::check), or for a pause of a projection that appends apply inline, [`ErrorKind::NotParked`] for a
+    /// if a text of `by` [does not fit](By::check), or for a pause or a retirement of a projection that appends apply inline, [`ErrorKind::NotParked`] for a
     /// skip, otherwise a [write error](crate::Error#write-errors).
     ///
     /// # Cancel safety
@@ -278,8 +278,22 @@ pub trait ReadModel: Send + Sync + 'static {
         self.intervene(projection, Intervention::Pause, by).await
     }
 
-    /// Ends the pause of `projection`. Its workers continue within one [sweep interval](crate::WorkerOptions::with_sweep). Returns `false` if it
-    /// was not paused.
+    /// Retires `projection`: [pauses](Self::pause) it, and the pause is meant to be final, because no program has the projection any more. It is
+    /// behind from now on, and needs no attention. Nothing is deleted, and [`resume`](Self::resume) ends the retirement. If the projection is paused,
+    /// the retirement replaces the pause, with the operator and the reason. Returns `false` if it was retired before; a pause of a retired projection
+    /// changes nothing, too.
+    ///
+    /// # Errors
+    /// The errors of [`intervene`](Self::intervene).
+    ///
+    /// # Cancel safety
+    /// A dropped call may still retire the projection.
+    async fn retire(&self, projection: &ProjectionName, by: &By) -> Result<bool> {
+        self.intervene(projection, Intervention::Retire, by).await
+    }
+
+    /// Ends the pause or the retirement of `projection`. Its workers continue within one [sweep interval](crate::WorkerOptions::with_sweep).
+    /// Returns `false` if it was neither paused nor retired.
     ///
     /// # Errors
     /// The errors of [`intervene`](Self::intervene).
@@ -310,7 +324,7 @@ pub trait ReadModel: Send + Sync + 'static {
         self.intervene(projection, skip, by).await
     }
 
-    /// Returns the pause of `projection`; `None` if it is not paused, as in the default implementation.
+    /// Returns the pause or the retirement of `projection`; `None` if there is none, as in the default implementation.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).

@@ -40,7 +40,9 @@ const LOG: &str = "
         ORDER BY l.first_position DESC LIMIT 1)
     FROM retell_head WHERE id = 1";
 
-const PROJECTIONS: &str = "SELECT CONVERT(projection USING utf8mb4), position, CONVERT(state USING utf8mb4) FROM retell_checkpoints ORDER BY projection";
+const PROJECTIONS: &str = "
+    SELECT CONVERT(projection USING utf8mb4), position, CONVERT(state USING utf8mb4) FROM retell_checkpoints
+    WHERE NOT retired ORDER BY projection";
 
 /// The server records the start of a transaction in its own time zone.
 const TRANSACTIONS: &str = "

@@ -38,4 +38,5 @@ const LANES: &str = "
         AND l.classid::bigint = ({schema}.lane_key()::bigint & 4294967295)
     ORDER BY a.xact_start";
 
-const PROJECTIONS: &str = "SELECT projection, position, state FROM {schema}.checkpoints ORDER BY projection";
+const PROJECTIONS: &str =
+    "SELECT projection, position, state FROM {schema}.checkpoints WHERE NOT retired ORDER BY projection";

@@ -37,7 +37,8 @@ pub struct Health {
     /// The open transactions that can delay the log.
     pub open: OpenTransactions,
     /// The projections whose read models are in the database of the log, and the number of positions that each is behind. An inline
-    /// projection is never behind. A generation of a view that is being deleted is not listed.
+    /// projection is never behind. A generation of a view that is being deleted, and a retired
+    /// projection, are not listed.
     pub projections: Vec<(ProjectionName, u64)>,
 }
 

@@ -38,7 +38,7 @@ pub struct Health {
     /// appended later have the right time again, but a deadline that counts from this event comes late.
     pub future_event: Option<DateTime<Utc>>,
     /// The projections whose read models are in the log's own file, and how many positions each is behind. A generation of a view that is being
-    /// deleted is not listed. For read models in a separate file, call
+    /// deleted, and a retired projection, are not listed. For read models in a separate file, call
     /// [`SqliteReadModel::behind`](crate::store::sqlite::SqliteReadModel::behind).
     pub projections: Vec<(ProjectionName, u64)>,
     /// The size of the log's file in bytes.
@@ -79,4 +79,4 @@ pub(super) fn bytes(path: Option<String>) -> u64 {
 const NEWEST_TIME: &str = "SELECT recorded_at FROM retell_events ORDER BY position DESC LIMIT 1";
 
 const CHECKPOINTS: &str = "
-    SELECT projection, position FROM retell_checkpoints WHERE state <> 'deleting' ORDER BY projection";
+    SELECT projection, position FROM retell_checkpoints WHERE state <> 'deleting' AND retired = 0 ORDER BY projection";

@@ -5,7 +5,7 @@ use crate::id::{ProjectionName, StreamId};
 use crate::store::memory::audit::add;
 use crate::store::memory::model::committed::Tables;
 use crate::store::model::checkpoint::ProjectionState;
-use crate::store::model::interventions::{AuditEntry, By, Intervention, Pause, check_pausable};
+use crate::store::model::interventions::{AuditEntry, By, Intervention, check_pausable};
 use crate::store::model::parking::Parked;
 use crate::store::model::skipped::Skipped;
 
@@ -28,13 +28,12 @@ impl Tables {
 
     fn change(&mut self, projection: &ProjectionName, intervention: &Intervention, by: &By) -> Result<bool> {
         Ok(match intervention {
-            Intervention::Pause => {
+            Intervention::Pause | Intervention::Retire => {
                 let is_inline = self.inline.contains(projection);
                 check_pausable(projection, if is_inline { ProjectionState::Inline } else { ProjectionState::Running })?;
-                let is_new = !self.pauses.contains_key(projection);
-                if is_new {
-                    self.pauses.insert(projection.clone(), Pause::now(by));
-                }
+                let begun = intervention.pause_after(self.pauses.get(projection), by);
+                let is_new = begun.is_some();
+                self.pauses.extend(begun.map(|pause| (projection.clone(), pause)));
                 is_new
             }
             Intervention::Resume => self.pauses.remove(projection).is_some(),

@@ -58,16 +58,17 @@ impl MySqlReadModel {
         let found = lock_checkpoint_in(&mut tx, projection, &session).await?;
         let name = projection.as_str().as_bytes();
         let is_changed = match intervention {
-            Intervention::Pause => {
+            Intervention::Pause | Intervention::Retire => {
                 check_pausable(projection, found.state)?;
-                if !found.paused {
-                    let pause = Pause::now(by);
+                let begun = intervention.pause_after(self.pause_on(&mut tx, projection).await?.as_ref(), by);
+                if let Some(pause) = &begun {
                     let query = sqlx::query(PAUSE).bind(time_to_sql(pause.since)).bind(by.who.as_bytes());
-                    query.bind(by.reason.as_bytes()).bind(name).execute(&mut *tx).await.map_err(failed)?;
+                    let query = query.bind(by.reason.as_bytes()).bind(pause.retired).bind(name);
+                    query.execute(&mut *tx).await.map_err(failed)?;
                 }
                 // Waits for the turns in progress, which hold a shared lock on the row.
                 sqlx::query(SET_GATE).bind(name).bind(true).execute(&mut *tx).await.map_err(failed)?;
-                !found.paused
+                begun.is_some()
             }
             Intervention::Resume => {
                 sqlx::query(RESUME).bind(name).execute(&mut *tx).await.map_err(failed)?;
@@ -148,9 +149,9 @@ impl MySqlReadModel {
         projection: &ProjectionName,
     ) -> Result<Option<Pause>> {
         let query = sqlx::query_as(PAUSED).bind(projection.as_str().as_bytes());
-        let row: Option<(DateTime<Utc>, String, String)> =
+        let row: Option<(DateTime<Utc>, String, String, bool)> =
             query.fetch_optional(db).await.map_err(|error| classify(error, "read a pause"))?;
-        Ok(row.map(|(since, who, reason)| Pause::new(since, By::new(who, reason))))
+        Ok(row.map(|(since, who, reason, retired)| Pause::new(since, By::new(who, reason)).with_retired(retired)))
     }
 
     pub(crate) async fn skipped_of(
@@ -208,18 +209,20 @@ fn skipped_columns(row: &MySqlRow) -> Result<SkippedColumns, sqlx::Error> {
     })
 }
 
-/// Binds: time, operator, reason, projection.
-const PAUSE: &str = "UPDATE retell_checkpoints SET paused_at = ?, paused_by = ?, pause_reason = ? WHERE projection = ?";
+/// Binds: time, operator, reason, whether it is retired, projection.
+const PAUSE: &str = "
+    UPDATE retell_checkpoints SET paused_at = ?, paused_by = ?, pause_reason = ?, retired = ? WHERE projection = ?";
 
-const RESUME: &str =
-    "UPDATE retell_checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL WHERE projection = ?";
+const RESUME: &str = "
+    UPDATE retell_checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL, retired = FALSE
+    WHERE projection = ?";
 
 /// Binds: projection, whether it is paused.
 const SET_GATE: &str =
     "INSERT INTO retell_gates (projection, closed) VALUES (?, ?) ON DUPLICATE KEY UPDATE closed = VALUES(closed)";
 
 const PAUSED: &str = "
-    SELECT paused_at, CONVERT(paused_by USING utf8mb4), CONVERT(pause_reason USING utf8mb4) FROM retell_checkpoints
+    SELECT paused_at, CONVERT(paused_by USING utf8mb4), CONVERT(pause_reason USING utf8mb4), retired FROM retell_checkpoints
     WHERE projection = ? AND paused_at IS NOT NULL";
 
 /// Binds: projection, aggregate type, aggregate id.

@@ -38,7 +38,7 @@ impl PostgresReadModel {
         let changed = self.change_on(&mut lease, projection, intervention, by);
         let changed = self.connections.limits().call(ATTEMPT, changed).await;
         let is_changed = lease.finish(changed)?;
-        if *intervention == Intervention::Pause {
+        if matches!(intervention, Intervention::Pause | Intervention::Retire) {
             // From here on, a turn that begins is refused. Those before hold the row, and have ended when this statement has locked it.
             let drained = sqlx::query(self.schema.sql(DRAIN)).bind(projection.as_str());
             self.connections.execute(drained).await.map_err(failed)?;
@@ -62,14 +62,15 @@ impl PostgresReadModel {
         let found = lock(&self.schema, LOCK, projection, &mut tx).await?;
         let name = projection.as_str();
         let is_changed = match intervention {
-            Intervention::Pause => {
+            Intervention::Pause | Intervention::Retire => {
                 check_pausable(projection, found.state)?;
-                if !found.paused {
-                    let pause = Pause::now(by);
+                let begun = intervention.pause_after(self.pause_on(&mut tx, projection).await?.as_ref(), by);
+                if let Some(pause) = &begun {
                     let query = sqlx::query(self.schema.sql(PAUSE)).bind(name).bind(pause.since);
-                    query.bind(&by.who).bind(&by.reason).execute(&mut *tx).await.map_err(failed)?;
+                    let query = query.bind(&by.who).bind(&by.reason).bind(pause.retired);
+                    query.execute(&mut *tx).await.map_err(failed)?;
                 }
-                !found.paused
+                begun.is_some()
             }
             Intervention::Resume => {
                 sqlx::query(self.schema.sql(RESUME)).bind(name).execute(&mut *tx).await.map_err(failed)?;
@@ -145,9 +146,9 @@ impl PostgresReadModel {
 
     pub(crate) async fn pause_on(&self, db: &mut PgConnection, projection: &ProjectionName) -> Result<Option<Pause>> {
         let query = sqlx::query_as(self.schema.sql(PAUSED)).bind(projection.as_str());
-        let row: Option<(DateTime<Utc>, String, String)> =
+        let row: Option<(DateTime<Utc>, String, String, bool)> =
             query.fetch_optional(db).await.map_err(|error| classify(error, "read a pause"))?;
-        Ok(row.map(|(since, who, reason)| Pause::new(since, By::new(who, reason))))
+        Ok(row.map(|(since, who, reason, retired)| Pause::new(since, By::new(who, reason)).with_retired(retired)))
     }
 
     pub(crate) async fn skipped_of(
@@ -205,18 +206,19 @@ fn skipped_columns(row: &PgRow) -> Result<SkippedColumns, sqlx::Error> {
     })
 }
 
-/// Binds: projection, time, operator, reason.
-const PAUSE: &str =
-    "UPDATE {schema}.checkpoints SET paused_at = $2, paused_by = $3, pause_reason = $4 WHERE projection = $1";
+/// Binds: projection, time, operator, reason, whether it is retired.
+const PAUSE: &str = "
+    UPDATE {schema}.checkpoints SET paused_at = $2, paused_by = $3, pause_reason = $4, retired = $5 WHERE projection = $1";
 
-const RESUME: &str =
-    "UPDATE {schema}.checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL WHERE projection = $1";
+const RESUME: &str = "
+    UPDATE {schema}.checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL, retired = false
+    WHERE projection = $1";
 
 /// Waits for the turns that hold the row `FOR KEY SHARE`. Unlike an update, this lock excludes them.
 const DRAIN: &str = "SELECT 1 FROM {schema}.checkpoints WHERE projection = $1 FOR UPDATE";
 
 const PAUSED: &str = "
-    SELECT paused_at, paused_by, pause_reason FROM {schema}.checkpoints
+    SELECT paused_at, paused_by, pause_reason, retired FROM {schema}.checkpoints
     WHERE projection = $1 AND paused_at IS NOT NULL";
 
 /// Binds: projection, aggregate type, aggregate id.

@@ -79,15 +79,15 @@ pub(crate) fn refuse_if_paused(db: &Connection, projection: &ProjectionName, pau
 fn change(db: &Connection, projection: &ProjectionName, intervention: &Intervention, by: &By) -> Result<bool, Failure> {
     let (found, name) = (checkpoint(db, projection)?, projection.as_str());
     Ok(match intervention {
-        Intervention::Pause => {
+        Intervention::Pause | Intervention::Retire => {
             let inline: Option<bool> = db.prepare_cached(IS_INLINE)?.query_row([name], |row| row.get(0)).optional()?;
             check_pausable(projection, if inline == Some(true) { ProjectionState::Inline } else { found.state })?;
-            if !found.paused {
-                let pause = Pause::now(by);
-                let binds = (name, pause.since.timestamp_micros(), &by.who, &by.reason);
+            let begun = intervention.pause_after(pause(db, projection)?.as_ref(), by);
+            if let Some(pause) = &begun {
+                let binds = (name, pause.since.timestamp_micros(), &by.who, &by.reason, pause.retired);
                 db.prepare_cached(PAUSE)?.execute(binds)?;
             }
-            !found.paused
+            begun.is_some()
         }
         Intervention::Resume => db.prepare_cached(RESUME)?.execute([name])? > 0,
         Intervention::RetryParked(stream) => revive(db, projection, stream)?,
@@ -123,7 +123,7 @@ fn pause(db: &Connection, projection: &ProjectionName) -> Result<Option<Pause>, 
     let mut rows = select.query([projection.as_str()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let (who, reason): (String, String) = (row.get(1)?, row.get(2)?);
-    Ok(Some(Pause::new(time(row.get(0)?)?, By::new(who, reason))))
+    Ok(Some(Pause::new(time(row.get(0)?)?, By::new(who, reason)).with_retired(row.get(3)?)))
 }
 
 fn skipped(
@@ -183,18 +183,20 @@ fn insert_skipped(db: &Connection, row: &Skipped) -> Result<(), Failure> {
 
 const IS_INLINE: &str = "SELECT inline FROM retell_checkpoints WHERE projection = ?1";
 
-/// Binds: projection, time, operator, reason.
+/// Binds: projection, time, operator, reason, whether it is retired.
 const PAUSE: &str = "
-    INSERT INTO retell_checkpoints (projection, position, paused_at, paused_by, pause_reason) VALUES (?1, 0, ?2, ?3, ?4)
-    ON CONFLICT (projection) DO UPDATE
-    SET paused_at = excluded.paused_at, paused_by = excluded.paused_by, pause_reason = excluded.pause_reason";
+    INSERT INTO retell_checkpoints (projection, position, paused_at, paused_by, pause_reason, retired)
+    VALUES (?1, 0, ?2, ?3, ?4, ?5)
+    ON CONFLICT (projection) DO UPDATE SET paused_at = excluded.paused_at, paused_by = excluded.paused_by,
+        pause_reason = excluded.pause_reason, retired = excluded.retired";
 
 const RESUME: &str = "
-    UPDATE retell_checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL
+    UPDATE retell_checkpoints SET paused_at = NULL, paused_by = NULL, pause_reason = NULL, retired = 0
     WHERE projection = ?1 AND paused_at IS NOT NULL";
 
 const PAUSED: &str = "
-    SELECT paused_at, paused_by, pause_reason FROM retell_checkpoints WHERE projection = ?1 AND paused_at IS NOT NULL";
+    SELECT paused_at, paused_by, pause_reason, retired FROM retell_checkpoints
+    WHERE projection = ?1 AND paused_at IS NOT NULL";
 
 /// Binds: shared name, projection, aggregate type, aggregate id, version, position, event, error, time, operator, reason, state.
 const SKIP: &str = "

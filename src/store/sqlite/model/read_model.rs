@@ -96,7 +96,7 @@ impl SqliteReadModel {
     }
 
     /// Returns the projections of this file, by name, and how many positions each is behind `head`, a log's
-    /// [`head`](crate::EventReader::head).
+    /// [`head`](crate::EventReader::head). A retired projection is not listed.
     ///
     /// # Errors
     /// A [read error](crate::Error#read-errors).
