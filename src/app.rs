@@ -187,8 +187,8 @@ impl<M: ReadModel + Clone> App<M> {
         self
     }
 
-    /// Calls `on_notice` with each [notice](crate::notice) of this process while the app runs: the events that [`tracing`] gets under the
-    /// target `retell::notice`. The call must not block.
+    /// Calls `on_notice` with each [notice](crate::notice) of this process while the app runs, also with those of other apps: the events that
+    /// [`tracing`] gets under the target `retell::notice`. The call must not block.
     pub fn on_notice(mut self, on_notice: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         self.listeners.push(Arc::new(on_notice));
         self

@@ -179,7 +179,7 @@ pub enum Action {
 }
 
 impl Action {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Pause,
         Self::Retire,
         Self::Resume,
