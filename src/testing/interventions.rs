@@ -227,13 +227,13 @@ fn slow<M: Counting>() -> (Work<M::Tx>, oneshot::Receiver<()>) {
 /// Pauses or retires the projection during a transaction, and checks that it is counted at the end exactly if it was when the call had returned.
 async fn stop_during<M: Counting>(
     model: &M,
-    stop: Intervention,
+    intervention: Intervention,
     transaction: impl Future<Output = Result<()>>,
     begun: oneshot::Receiver<()>,
 ) {
     let paused = async {
         begun.await.expect("the work begins");
-        model.intervene(&totals(), stop, &ada()).await.expect("a projection is stopped");
+        model.intervene(&totals(), intervention, &ada()).await.expect("a projection is stopped");
         model.counted().await.expect("the read succeeds")
     };
     let (ended, counted) = futures::join!(transaction, paused);
@@ -241,18 +241,18 @@ async fn stop_during<M: Counting>(
     assert_eq!(u32::from(ended.is_ok()), counted);
 }
 
-async fn stop_during_a_step<M: Counting>(model: &M, stop: Intervention) {
+async fn stop_during_a_step<M: Counting>(model: &M, intervention: Intervention) {
     model.commit(Step::new(&totals(), Position::ZERO, Position::ZERO), nothing()).await.expect("a step commits");
     let (work, begun) = slow::<M>();
     let step = Step::new(&totals(), Position::ZERO, Position::new(1));
-    stop_during(model, stop, model.commit(step, work), begun).await;
+    stop_during(model, intervention, model.commit(step, work), begun).await;
 }
 
-async fn stop_during_a_turn<M: Counting>(model: &M, stop: Intervention) {
+async fn stop_during_a_turn<M: Counting>(model: &M, intervention: Intervention) {
     model.begin(&totals(), nothing()).await.expect("a projection begins");
     let (work, begun) = slow::<M>();
     let turn: Turn<M::Tx> = Box::new(|tx, _| work(tx));
-    stop_during(model, stop, model.turn(&totals(), 0, vec![stream("a")], turn), begun).await;
+    stop_during(model, intervention, model.turn(&totals(), 0, vec![stream("a")], turn), begun).await;
 }
 
 /// A pause waits for the step in progress, or refuses it.

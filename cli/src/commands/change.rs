@@ -14,7 +14,7 @@ pub(super) async fn pause(session: &Session, processor: &ProjectionName, because
     confirm(&format!("pause {processor}"), because.yes)?;
     let by = because.by();
     let is_new = session.call("pause the processor", session.stores.models.pause(processor, &by)).await?;
-    done(is_new, &format!("{processor} is paused"), &format!("{processor} was paused already"))
+    done(is_new, &format!("{processor} is paused"), &format!("{processor} was paused or retired already"))
 }
 
 pub(super) async fn retire(
@@ -36,7 +36,11 @@ pub(super) async fn resume(
     confirm(&format!("resume {processor}"), because.yes)?;
     let by = because.by();
     let is_new = session.call("resume the processor", session.stores.models.resume(processor, &by)).await?;
-    done(is_new, &format!("{processor} continues at its next sweep"), &format!("{processor} was not paused"))
+    done(
+        is_new,
+        &format!("{processor} continues at its next sweep"),
+        &format!("{processor} was neither paused nor retired"),
+    )
 }
 
 pub(super) async fn skip(
