@@ -9,8 +9,8 @@ export CARGO_TARGET_DIR=target/lints
 for features in "" sqlite postgres mysql rabbitmq macros,opentelemetry,rust_decimal,testing,zstd; do
   cargo clippy --quiet -p retell --lib --no-default-features --features "$features" -- -D warnings
 done
-# The shop has code of its own for each server and broker. Its default build is that of .ci/beside_tests.sh.
-for features in postgres mysql rabbitmq; do
+# The shop has code of its own for each server and broker.
+for features in "" postgres mysql rabbitmq; do
   cargo clippy --quiet -p retell --examples --features "$features" -- -D warnings
 done
 cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
