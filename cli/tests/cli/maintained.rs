@@ -34,7 +34,7 @@ pub(crate) async fn only_migrate_creates_a_schema(database: &Database) {
     assert_eq!(created.stdout, "log: created with schema 1\nread models: created with schema 1\n", "{created:?}");
     assert_eq!((run(&tool, "status").exit, run(&tool, "tail").exit), (0, 0));
     let (_, audit) = json(&tool, "audit --json");
-    let records: Vec<_> = audit["data"]["entries"]
+    let records: Vec<_> = audit["data"]["items"]
         .as_array()
         .unwrap()
         .iter()
