@@ -22,7 +22,7 @@ faults=(
   "RetellParkedOldest:a handler fails for long"
   "RetellDead:a handler fails at every retry"
   "RetellLagGrows:no process runs a worker"
-  "RetellProcessorPaused:simulated by its gauge"
+  "RetellProcessorPaused:an operator has paused it"
   "RetellHistoryChanged:a checkpoint of another log"
   "RetellBehindDeploy:an event of a newer release"
   "RetellDeadlinesDue:no process runs a process manager"
