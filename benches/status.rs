@@ -102,10 +102,10 @@ async fn place(log: &PostgresStore, size: u64) {
 async fn measure(log: &PostgresStore) {
     let report = operate::status(log, &log.read_model()).await.unwrap();
     assert_eq!(report.processors.items.len(), 3);
-    print("idle", calls(log).await);
+    print("idle", &calls(log).await);
     let (load, stop) = (Load::begin(log), CancellationToken::new());
     sleep(TURN).await;
-    print("under load", calls(log).await);
+    print("under load", &calls(log).await);
     let mut ratios = Vec::new();
     println!("{:<12} {:>9} {:>9} {:>6}", "appends", "without", "with", "ratio");
     for pair in 0..PAIRS {
@@ -142,7 +142,7 @@ async fn calls(log: &PostgresStore) -> Vec<f64> {
     times
 }
 
-fn print(what: &str, times: Vec<f64>) {
+fn print(what: &str, times: &[f64]) {
     let at = |part: usize| times[(times.len() - 1) * part / 100];
     println!("{what:<12} median {:.1} ms, 95 % {:.1} ms, slowest {:.1} ms", at(50), at(95), at(100));
 }
