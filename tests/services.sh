@@ -182,9 +182,10 @@ start_rabbitmq() {
   export AMQP_URL="amqp://guest:guest@127.0.0.1:$port/%2f"
 }
 
-# Finds the library that gives a process a clock of its own.
+# Finds the program and the library that give a process a clock of its own. Some systems have only the library.
 find_faketime() {
-  ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || install_package faketime "libfaketime" "nothing: it is found in /usr/lib/*/faketime"
+  { command -v faketime && ls /usr/lib/*/faketime/libfaketimeMT.so.1; } >/dev/null 2>&1 ||
+    install_package faketime "faketime" "nothing: it is found in PATH, and its library in /usr/lib/*/faketime"
 }
 
 # Creates a virtual environment below $SERVICES with pika, the client that the consumer in Python uses.
