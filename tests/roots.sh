@@ -8,7 +8,8 @@ make_root() { # folder, release, packages
   local root="$1" release="$2" mirror
   shift 2
   if [ -e "$root/.complete" ]; then return; fi
-  command -v debootstrap >/dev/null || install_package debootstrap debootstrap nothing
+  # This machine makes the root.
+  command -v debootstrap >/dev/null || RETELL_ROOT= install_package debootstrap debootstrap nothing
   mirror="${RETELL_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}"
   [ -n "$mirror" ] || missing "the Debian archive" "name it in RETELL_MIRROR, or run apt-get update"
   mkdir -p "$root"
@@ -20,7 +21,7 @@ make_root() { # folder, release, packages
   # shellcheck disable=SC2086 # options are a list of words
   env DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 chroot "$root" sh -c \
     'options="$1" && shift && apt-get $options update -qq && apt-get $options install -y -qq --no-install-recommends "$@"' \
-    sh "${RETELL_APT_OPTIONS:-}" "$@" >&2
+    sh "${RETELL_APT_OPTIONS:-}" "$@" >&2 || missing "$*" "apt-get failed in $root"
   touch "$root/.complete"
 }
 
