@@ -69,6 +69,9 @@ pub enum Activity {
 pub enum Wait {
     /// The database of the log or of the read model does not answer.
     Database,
+    /// The broker has brought events that the log does not show, for longer than a replica usually lags behind: the replica stands still, or the
+    /// messages are those of another log.
+    Log,
     /// A newer release has written events that this process does not know. It leaves them to processes of that release.
     Deploy,
     /// An operator has paused the projection. The wait has a [note](Waiting::note): the operator and the reason.
@@ -166,6 +169,7 @@ impl Wait {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Database => "the database",
+            Self::Log => "the log",
             Self::Deploy => "the newer release",
             Self::Paused => "the end of a pause",
             Self::Retired => "the end of a retirement",

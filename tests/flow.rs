@@ -18,6 +18,7 @@ use retell::broker::{Broker, Confirm, Consumer, Delivery, DeliveryTag, Publisher
 use retell::event::NewEvent;
 use retell::projection::wait_for;
 use retell::relay::RelayOptions;
+use retell::status::{Activity, Status, Wait};
 use retell::store::RegisteredShape;
 use retell::store::{
     Append, Page, Parked, Parking, ProjectionStatus, Query, RegisteredProcessor, RelayStore, Replay, Select, Step,
@@ -192,6 +193,31 @@ async fn project(store: &MemoryStore, projection: Seen, broker: Option<impl Brok
     });
     result.unwrap();
     models.value().to_vec()
+}
+
+/// A worker that gets the messages of another log applies none of them, and says that it waits for its own.
+#[tokio::test(start_paused = true)]
+async fn messages_beyond_the_log_are_reported() {
+    let (store, other, broker) = (MemoryStore::new(), MemoryStore::new(), MemoryBroker::new());
+    let models = MemoryReadModel::with_value(Vec::new());
+    add(&store, "a", [1]).await;
+    add(&other, "a", 0..5).await;
+    let worker = Worker::new(Seen::default(), store.clone(), models.clone()).with_broker(broker.clone());
+    let mut status = worker.status();
+    let running = Running::worker(worker);
+    status.wait_for(|status| status.activity == Activity::Running).await.unwrap();
+    let relay = Running::relay(Relay::new(other.clone(), broker).with_checkpoint(other, "main"));
+    let waits = |status: &Status| status.waits.iter().any(|wait| wait.on == Wait::Log && wait.error.is_some());
+    let waiting = tokio::time::timeout(Duration::from_hours(1), status.wait_for(waits)).await.unwrap();
+    let waiting = waiting.unwrap().to_string();
+    assert!(waiting.contains("the broker has brought events up to 5, and the log ends at 1 here"), "{waiting}");
+    assert_eq!(*models.value(), [1]);
+    add(&store, "a", 0..4).await;
+    let done = status.wait_for(|status| status.waits.is_empty());
+    tokio::time::timeout(Duration::from_hours(1), done).await.unwrap().unwrap();
+    assert_eq!(*models.value(), [1, 2, 3, 4, 5]);
+    running.stop().await.unwrap();
+    relay.stop().await.unwrap();
 }
 
 #[tokio::test]

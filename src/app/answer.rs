@@ -95,6 +95,8 @@ pub enum Cause {
     Retired,
     /// The task waits for its database.
     Database,
+    /// The broker has brought events that the log does not show: a replica stands still, or the messages are those of another log.
+    Log,
     /// Every aggregate fails.
     Outage,
     /// The deadlines of a process cannot be read.
@@ -122,6 +124,7 @@ impl Cause {
             Self::Paused => "paused",
             Self::Retired => "retired",
             Self::Database => "waiting for the database",
+            Self::Log => "waiting for the log",
             Self::Outage => "every aggregate fails",
             Self::Deadlines => "waiting for the deadlines",
             Self::Broker => "waiting for the broker",
@@ -164,6 +167,7 @@ impl Problem {
             Wait::Deploy => Cause::Deploy,
             _ if error.is_none() => return None,
             Wait::Database => Cause::Database,
+            Wait::Log => Cause::Log,
             Wait::Outage => Cause::Outage,
             Wait::Deadlines => Cause::Deadlines,
             Wait::Broker => Cause::Broker,

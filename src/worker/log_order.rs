@@ -29,6 +29,9 @@ use crate::worker::parking::{ParkedAggregates, from_event};
 use crate::worker::runner::{Group, Order, Runner};
 use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, call_span, failure, read_parked};
 
+/// How long the log may lack events that the broker has brought. A replica lags behind for moments.
+const LONGEST_LAG: Duration = Duration::from_secs(10);
+
 /// One checkpoint, moved by compare-and-set.
 pub(super) struct LogOrder {
     /// The checkpoint as stored. `applied` is ahead of it only by events that are not wanted, or whose aggregates are parked.
@@ -38,6 +41,15 @@ pub(super) struct LogOrder {
     /// The waits of a worker that loses one race after another.
     standby: Delays,
     took: Took,
+    /// Messages that wait for the log.
+    beyond: Option<Beyond>,
+}
+
+/// Messages with events that the log does not have here.
+struct Beyond {
+    /// The last event.
+    through: Position,
+    since: Instant,
 }
 
 /// How long the last call of the projection took. The transaction may end on another thread.
@@ -128,11 +140,15 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
         // A worker that is stopped half-way leaves them to the next one.
         if self.applied.position >= brought {
             self.feed.acknowledge(last_tag).await;
+        } else {
+            let beyond = self.order.beyond.get_or_insert(Beyond { through: brought, since: Instant::now() });
+            beyond.through = beyond.through.max(brought);
         }
         Ok(())
     }
 
     async fn before_reading(&mut self) -> Result<()> {
+        self.report_beyond();
         if self.order.compared_at.elapsed() >= self.job.options.sweep {
             self.order.compared_at = Instant::now();
             match self.job.models.mark(&self.name).await {
@@ -244,8 +260,22 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
             compared_at: Instant::now(),
             standby: job.options.standby(),
             took: Took::default(),
+            beyond: None,
         };
         Self::new(job, order, SubscriptionMode::Exclusive, stop)
+    }
+
+    /// Reports that messages wait for the log, or that they do no more.
+    fn report_beyond(&mut self) {
+        let Some(beyond) = &self.order.beyond else { return };
+        let (through, applied) = (beyond.through, self.applied.position);
+        if applied >= through {
+            self.order.beyond = None;
+            self.job.reporter.done(Wait::Log);
+        } else if beyond.since.elapsed() >= LONGEST_LAG {
+            let error = format!("the broker has brought events up to {through}, and the log ends at {applied} here");
+            self.job.reporter.waits_after(Wait::Log, error);
+        }
     }
 
     fn step_to(&self, to: Mark, parking: &[ParkingChange]) -> Step {

@@ -97,6 +97,30 @@ async fn settings_of_databases_are_found() {
 }
 
 #[tokio::test]
+async fn statistics_of_a_much_smaller_table_are_found() {
+    let (database, log) = healthy().await;
+    // The server must not analyze the tables itself.
+    for table in ["events", "commits", "log"] {
+        database.place.run(&format!("ALTER TABLE retell.{table} SET (autovacuum_enabled = off)")).await;
+    }
+    // A session reports its rows when it ends.
+    log.close().await.unwrap();
+    database
+        .place
+        .run("ANALYZE; INSERT INTO retell.log SELECT n, n, 1, now() FROM generate_series(1, 100001) AS n")
+        .await;
+    let log = PostgresStore::open(PgPoolOptions::new().connect(url(&database)).await.unwrap()).await.unwrap();
+    let found = async {
+        while findings(&log).await.iter().all(|finding| finding.id != "statistics-old") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), found).await.expect("old statistics are not found");
+    database.place.run("ANALYZE retell.log").await;
+    assert!(findings(&log).await.iter().all(|finding| finding.id != "statistics-old"));
+}
+
+#[tokio::test]
 async fn changed_schema_is_found() {
     let (database, log) = healthy().await;
     let cases = [

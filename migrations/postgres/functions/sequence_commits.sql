@@ -1,6 +1,8 @@
 -- Assigns positions to the commits that have none, and returns the head of the log. One transaction does this at a time. If another one holds
 -- the lock, returns NULL.
 CREATE OR REPLACE FUNCTION {schema}.sequence_commits() RETURNS bigint LANGUAGE plpgsql
+-- A session keeps its plans, and a table may have been empty when it made them or when it was analyzed. A scan of `commits` would run for each lane.
+SET enable_seqscan = off
 -- The planner expects a third of all commits to have no position. In a long log, that estimate would make PostgreSQL compile the statement below.
 SET jit = off
 AS $$

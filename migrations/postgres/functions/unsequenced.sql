@@ -1,5 +1,6 @@
--- Returns the number of visible commits without a position. Like the sequencer, looks up each lane's commits past its mark.
+-- Returns the number of visible commits without a position. Like the sequencer, looks up each lane's commits past its mark, with the same settings.
 CREATE OR REPLACE FUNCTION {schema}.unsequenced() RETURNS bigint LANGUAGE sql STABLE
+SET enable_seqscan = off
 SET jit = off
 AS $$
     SELECT count(*) FROM {schema}.lanes l, LATERAL (

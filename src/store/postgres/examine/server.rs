@@ -42,6 +42,7 @@ impl Server<'_> {
         findings.add("transactions", self.transactions(patience).await);
         findings.add("clock", self.clocks().await);
         findings.add("pooler", self.pooler().await);
+        findings.add("statistics", self.statistics().await);
     }
 
     /// Runs a statement of an examination and returns its rows.
@@ -206,6 +207,22 @@ impl Server<'_> {
         };
         Ok(is_pooled.then(found))
     }
+
+    /// Reports the tables that have grown to a multiple of what the planner knows.
+    async fn statistics(&self) -> Result<Vec<Finding>> {
+        let name = self.schema.name();
+        let finding = |(table, known, rows): (String, i64, i64)| {
+            let seen = format!(
+                "the planner's statistics of {name}.{table} are those of {known} rows, and it has about {rows}"
+            );
+            Finding::new("statistics-old", Severity::Slow, seen)
+                .breaks("sessions that planned their reads while the table was small may scan it")
+                .remedy(format!(
+                    "ANALYZE {name}.{table}; and see that autovacuum is on, which does this within minutes"
+                ))
+        };
+        Ok(self.ask(OLD_STATISTICS).await?.into_iter().map(finding).collect())
+    }
 }
 
 const SETTINGS: &str = "
@@ -237,5 +254,12 @@ const TRANSACTIONS: &str = "
 
 const HIDDEN_SESSIONS: &str = "
     SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = '<insufficient privilege>'";
+
+/// A scan of a smaller table takes a few milliseconds.
+const OLD_STATISTICS: &str = "
+    SELECT s.relname::text, greatest(c.reltuples, 0)::bigint, s.n_live_tup
+    FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
+    WHERE s.schemaname = '{schema}' AND s.n_live_tup > 100000 AND s.n_live_tup > 2 * greatest(c.reltuples, 0)
+    ORDER BY 1 LIMIT 20";
 
 const CLOCK: &str = "SELECT clock_timestamp()";

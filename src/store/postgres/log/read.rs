@@ -121,7 +121,9 @@ impl Reader {
     }
 
     pub(crate) async fn head(&self) -> Result<Position> {
-        self.sequence().await?;
+        if let Some(head) = self.sequence().await? {
+            return Ok(head);
+        }
         let head: Option<(i64,)> = self
             .connections
             .optional(sqlx::query_as(self.schema.sql(HEAD)))
