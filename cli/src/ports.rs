@@ -36,6 +36,8 @@ pub(crate) trait Models: Examine {
 
     async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>>;
 
+    async fn is_retired(&self, processor: &ProjectionName) -> Result<bool>;
+
     async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId, by: &By) -> Result<bool>;
 
     async fn skip_parked(
@@ -109,6 +111,10 @@ impl<M: ViewStore + DeadlineStore + Examine> Models for M {
 
     async fn parked(&self, processor: &ProjectionName, stream: Option<&StreamId>, limit: usize) -> Result<Vec<Parked>> {
         ReadModel::parked(self, processor, stream, limit).await
+    }
+
+    async fn is_retired(&self, processor: &ProjectionName) -> Result<bool> {
+        Ok(self.paused(processor).await?.is_some_and(|pause| pause.retired))
     }
 
     async fn retry_parked(&self, processor: &ProjectionName, stream: &StreamId, by: &By) -> Result<bool> {

@@ -181,6 +181,11 @@ impl Feed {
         self.reporter.waits_after(Wait::Broker, reason(error));
     }
 
+    /// Returns whether this worker may hold messages that are not acknowledged.
+    pub(super) fn has_consumer(&self) -> bool {
+        self.consumer.is_some()
+    }
+
     /// Returns messages that are not acknowledged to the queue. The next sweep subscribes again.
     pub(super) fn leave(&mut self) {
         self.consumer = None;

@@ -265,11 +265,11 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
         Self::new(job, order, SubscriptionMode::Exclusive, stop)
     }
 
-    /// Reports that messages wait for the log, or that they do no more.
+    /// Reports that messages wait for the log, or that they do no more: without a consumer, they are back in the queue.
     fn report_beyond(&mut self) {
         let Some(beyond) = &self.order.beyond else { return };
         let (through, applied) = (beyond.through, self.applied.position);
-        if applied >= through {
+        if applied >= through || !self.feed.has_consumer() {
             self.order.beyond = None;
             self.job.reporter.done(Wait::Log);
         } else if beyond.since.elapsed() >= LONGEST_LAG {

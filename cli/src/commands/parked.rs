@@ -69,19 +69,30 @@ pub(super) async fn list(session: &Session, processor: Option<&ProjectionName>) 
         Some(processor) => vec![processor.clone()],
         None => session.call("list the processors", session.stores.models.processors(MAX_PROCESSORS)).await?,
     };
-    let (mut items, mut truncated) = (Vec::new(), false);
+    let (mut items, mut truncated, mut of_retired) = (Vec::new(), false, 0);
     for processor in &processors {
         let (rows, is_truncated) = rows(session, processor, None).await?;
-        items.extend(rows);
         truncated |= is_truncated;
+        if !rows.is_empty() {
+            let is_retired = session.call("read the pause", session.stores.models.is_retired(processor)).await?;
+            of_retired += if is_retired { rows.len() } else { 0 };
+        }
+        items.extend(rows);
     }
     let mut page = Page::default();
     let mut diagnostics = Vec::new();
     if !items.is_empty() {
         page_of(&mut page, &items);
-        let number = count(items.len() as u64, "aggregate");
-        let verb = if items.len() == 1 { "is" } else { "are" };
-        diagnostics.push(Diagnostic::finding("parked", format!("{number} {verb} parked")));
+    }
+    let are_parked = |number: usize| {
+        let verb = if number == 1 { "is" } else { "are" };
+        format!("{} {verb} parked", count(number as u64, "aggregate"))
+    };
+    if items.len() > of_retired {
+        diagnostics.push(Diagnostic::finding("parked", are_parked(items.len() - of_retired)));
+    }
+    if of_retired > 0 {
+        diagnostics.push(Diagnostic::note("retired", format!("{} in retired processors", are_parked(of_retired))));
     }
     if truncated {
         diagnostics.push(Diagnostic::note("truncated", "there are more of them"));

@@ -1,5 +1,6 @@
 //! `retell status`.
 
+use retell::ProjectionName;
 use retell::operate::{self, Blocked, Count, Deadlines, Lag, List, Order, Processor, RelayPlace, Report};
 use retell::store::{Blocker, Hold, Pause, ProcessorKind, ProjectionState};
 
@@ -74,8 +75,10 @@ fn findings(report: &Report, limits: &Status) -> Vec<Diagnostic> {
     for processor in &report.processors.items {
         found.extend(of_processor(processor, limits));
     }
+    let is_retired =
+        |name: &ProjectionName| report.processors.items.iter().any(|each| each.name == *name && each.is_retired());
     for view in &report.views {
-        if !view.generations.iter().any(|each| each.generation == view.live) {
+        if !view.generations.iter().any(|each| each.generation == view.live && !is_retired(&each.processor)) {
             let text = format!("view {}: nothing keeps the live generation {} up to date", view.view, view.live);
             found.push(Diagnostic::finding("live_generation", text));
         }
