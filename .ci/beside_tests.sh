@@ -5,9 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools="$1"
-# Linux shares the processors among sessions, and then within each. This session gets two fifths of them while the tests are busy. With a
-# quarter, it ran alone for seven minutes at the end.
-{ echo 2 >/proc/self/autogroup; } 2>/dev/null || renice -n 19 $$ >/dev/null
+# Linux shares the processors among sessions, and then within each. This session gets a quarter of them while the tests are busy.
+{ echo 5 >/proc/self/autogroup; } 2>/dev/null || renice -n 19 $$ >/dev/null
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 if ! command -v cargo-deny >/dev/null && ! [ -x "$tools/bin/cargo-deny" ]; then

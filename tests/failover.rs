@@ -49,6 +49,7 @@ on_each_server! {
     opening_without_a_primary_names_each_server,
     a_store_follows_a_promotion,
     a_silent_primary_is_left_after_a_promotion,
+    a_server_without_the_database_is_left,
 }
 
 type Store = Arc<dyn EventStore>;
@@ -71,16 +72,15 @@ async fn open(kind: Kind, hosts: &[String]) -> retell::Result<Store> {
     })
 }
 
+/// The database in the URL of a server is the server's own.
 fn url(kind: Kind, hosts: &str) -> String {
-    // The database `mysql` is the server's own.
-    kind.url(hosts).replace("/mysql", "/failover")
+    let url = kind.url(hosts);
+    format!("{}/failover", url.rsplit_once('/').unwrap().0)
 }
 
 fn start_primary(kind: Kind) -> Server {
     let primary = Server::start_primary(kind);
-    if kind == Kind::MySql {
-        primary.administer("CREATE DATABASE failover");
-    }
+    primary.administer("CREATE DATABASE failover");
     primary
 }
 
@@ -195,10 +195,32 @@ fn a_silent_primary_is_left_after_a_promotion(kind: Kind) {
     });
 }
 
+/// The server in the place of the first one has just been set up and does not have the database.
+fn a_server_without_the_database_is_left(kind: Kind) {
+    let (mut first, second) = (start_primary(kind), start_primary(kind));
+    Runtime::new().unwrap().block_on(async {
+        drop(open(kind, &[second.host()]).await.unwrap());
+        let store = open(kind, &[first.host(), second.host()]).await.unwrap();
+        append(&store, 1).await.unwrap();
+        assert_eq!(store.head().await.unwrap(), Position::new(1));
+        tokio::task::block_in_place(|| {
+            first.kill_and_start();
+            first.administer(if kind == Kind::Postgres {
+                "DROP DATABASE failover WITH (FORCE)"
+            } else {
+                "DROP DATABASE failover"
+            });
+        });
+        append_until_done(&store, 2).await;
+        // It is the first event of the second server.
+        assert_eq!(store.head().await.unwrap(), Position::new(1));
+    });
+}
+
 /// The primary that failed has come back and accepts writes, too. It answers sooner than the new one.
 #[test]
 fn of_two_primaries_the_one_promoted_last_is_used() {
-    let mut primary = Server::start_primary(Kind::Postgres);
+    let mut primary = start_primary(Kind::Postgres);
     let replica = primary.synchronous_replica(None);
     primary.kill();
     replica.take_over();

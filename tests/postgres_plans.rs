@@ -46,13 +46,13 @@ async fn sessions_opened_on_an_empty_log_never_scan_it() {
 }
 
 #[tokio::test]
-async fn appends_and_positions_never_scan_a_log_that_was_analyzed_when_empty() {
+async fn nothing_scans_a_log_that_was_analyzed_when_empty() {
     expect_no_scan_after_analysis(0).await;
 }
 
 /// Analyzes commits of one writer, so that columns such as the lane have few values.
 #[tokio::test]
-async fn appends_and_positions_never_scan_a_log_that_was_analyzed_when_small() {
+async fn nothing_scans_a_log_that_was_analyzed_when_small() {
     expect_no_scan_after_analysis(20).await;
 }
 

@@ -95,7 +95,7 @@ pub enum Cause {
     Retired,
     /// The task waits for its database.
     Database,
-    /// The broker has brought events that the log does not show: a replica stands still, or the messages are those of another log.
+    /// The broker has brought events that the log does not show: a replica has stopped, or the messages are those of another log.
     Log,
     /// Every aggregate fails.
     Outage,

@@ -3,6 +3,7 @@
 //! Nothing here waits for a connection without a limit, also not to return or to close it.
 
 use std::fmt;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -197,6 +198,14 @@ impl<DB: Server> Connections<DB> {
                 // The pool may be asking a connection that does not answer.
                 Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) if is_idle && wait < left => {}
                 Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => break,
+                // A refusal of one server says nothing about the others: one that has just been set up in the place of the primary may not have
+                // the database yet.
+                Ok(Err(refused)) if self.hosts.are_named() && !matches!(refused, sqlx::Error::PoolClosed) => {
+                    if left <= OUTAGE_WAIT {
+                        return Err(sqlx::Error::Io(io::Error::other(refused)));
+                    }
+                    sleep(OUTAGE_WAIT).await;
+                }
                 Ok(acquired) => return acquired,
             }
             // The others are probably lost too.
