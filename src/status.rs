@@ -69,8 +69,8 @@ pub enum Activity {
 pub enum Wait {
     /// The database of the log or of the read model does not answer.
     Database,
-    /// The broker has brought events that the log does not show, for longer than a replica usually lags behind: the replica has stopped, or the
-    /// messages are those of another log.
+    /// The broker has brought events that the log does not show, and the log has not grown for ten seconds: a replica has stopped, or the messages
+    /// are those of another log.
     Log,
     /// A newer release has written events that this process does not know. It leaves them to processes of that release.
     Deploy,

@@ -29,7 +29,7 @@ use crate::worker::parking::{ParkedAggregates, from_event};
 use crate::worker::runner::{Group, Order, Runner};
 use crate::worker::transaction::{Attempted, Attempts, Outcome, Report, apply, call_span, failure, read_parked};
 
-/// How long the log may lack events that the broker has brought. A replica lags behind for moments.
+/// How long the log may stay as it is although the broker has brought later events. A replica that lags behind still grows.
 const LONGEST_LAG: Duration = Duration::from_secs(10);
 
 /// One checkpoint, moved by compare-and-set.
@@ -49,6 +49,8 @@ pub(super) struct LogOrder {
 struct Beyond {
     /// The last event.
     through: Position,
+    /// The end of the log, and since when it is there.
+    end: Position,
     since: Instant,
 }
 
@@ -141,7 +143,8 @@ impl<M: ReadModel> Order for Runner<'_, M, LogOrder> {
         if self.applied.position >= brought {
             self.feed.acknowledge(last_tag).await;
         } else {
-            let beyond = self.order.beyond.get_or_insert(Beyond { through: brought, since: Instant::now() });
+            let end = self.applied.position;
+            let beyond = self.order.beyond.get_or_insert(Beyond { through: brought, end, since: Instant::now() });
             beyond.through = beyond.through.max(brought);
         }
         Ok(())
@@ -267,13 +270,16 @@ impl<'w, M: ReadModel> Runner<'w, M, LogOrder> {
 
     /// Reports that messages wait for the log, or that they do no more: without a consumer, they are back in the queue.
     fn report_beyond(&mut self) {
-        let Some(beyond) = &self.order.beyond else { return };
-        let (through, applied) = (beyond.through, self.applied.position);
-        if applied >= through || !self.feed.has_consumer() {
+        let Some(beyond) = &mut self.order.beyond else { return };
+        let (through, end) = (beyond.through, self.applied.position);
+        if end >= through || !self.feed.has_consumer() {
             self.order.beyond = None;
             self.job.reporter.done(Wait::Log);
+        } else if end != beyond.end {
+            (beyond.end, beyond.since) = (end, Instant::now());
+            self.job.reporter.done(Wait::Log);
         } else if beyond.since.elapsed() >= LONGEST_LAG {
-            let error = format!("the broker has brought events up to {through}, and the log ends at {applied} here");
+            let error = format!("the broker has brought events up to {through}, and the log ends at {end} here");
             self.job.reporter.waits_after(Wait::Log, error);
         }
     }

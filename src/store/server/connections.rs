@@ -172,6 +172,7 @@ impl<DB: Server> Connections<DB> {
         let answers_before = self.sessions.answers();
         let is_down = self.sessions.is_down();
         let deadline = Instant::now() + if is_down { OUTAGE_WAIT.min(self.limits.wait) } else { self.limits.wait };
+        let mut refusal = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if self.hosts.are_named() && self.sessions.take_doubt() {
@@ -202,7 +203,8 @@ impl<DB: Server> Connections<DB> {
                 // the database yet.
                 Ok(Err(refused)) if self.hosts.are_named() && !matches!(refused, sqlx::Error::PoolClosed) => {
                     if left <= OUTAGE_WAIT {
-                        return Err(sqlx::Error::Io(io::Error::other(refused)));
+                        refusal = Some(refused);
+                        break;
                     }
                     sleep(OUTAGE_WAIT).await;
                 }
@@ -215,7 +217,7 @@ impl<DB: Server> Connections<DB> {
             self.sessions.set_down(true);
             self.probe();
         }
-        Err(sqlx::Error::PoolTimedOut)
+        Err(refusal.map_or(sqlx::Error::PoolTimedOut, |refused| sqlx::Error::Io(io::Error::other(refused))))
     }
 
     /// Takes a connection from the pool. While the server gives none, looks whether another one accepts writes.
